@@ -1,0 +1,290 @@
+"""Typed, frozen configuration: every option is one documented field with one default.
+
+A run is described by one `RunConfig`. Recipes are YAML files of the same shape; an unknown key is an
+error that names the nearest known one. This module imports neither torch nor numpy, so that the
+command answers at once.
+"""
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trm.errors import UserError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Config):
+    """A recursive reasoning model; the names T, n, y and z are the TRM paper's (arXiv 2510.04871)."""
+
+    kind: Literal["trm", "hrm", "transformer"] = "trm"
+    """trm: one tiny network; hrm: two networks and a one-step gradient; transformer: plain baseline."""
+    width: int = Field(512, gt=0)
+    """D, the width of y, z and every embedding."""
+    layers: int = Field(2, gt=0)
+    """Blocks of the network that updates z (and y, unless the networks are separate)."""
+    answer_layers: int | None = Field(None, gt=0)
+    """Blocks of the network that updates y, where it is a network of its own; default: as `layers`."""
+    heads: int = Field(8, gt=0)
+    """Attention heads."""
+    expansion: float = Field(4.0, gt=0)
+    """Expansion of the gated unit; its inner width is 2/3 of expansion x width, rounded up to 256s."""
+    T: int = Field(3, gt=0)
+    """Cycles per supervision step; only the last one carries gradient."""
+    n: int = Field(6, gt=0)
+    """Latent updates (of z) per cycle, before the one answer update (of y)."""
+    mixing: Literal["attention", "mixer"] = "attention"
+    """How tokens exchange information: self-attention, or an MLP over a fixed number of tokens."""
+    positions: Literal["rope", "learned", "none"] = "rope"
+    """Position encoding; RoPE acts in attention only."""
+    gate: Literal["swiglu", "normed"] = "swiglu"
+    """normed: down(sigmoid(g) * rmsnorm(g * u)), which stays bounded under Muon."""
+    prefix: int = Field(0, ge=0)
+    """P, positions before the puzzle: learned registers, or the puzzle embedding padded with zeros."""
+    puzzle_width: int = Field(0, ge=0)
+    """Width of the puzzle embedding that fills the start of the prefix; 0 turns it off."""
+    separate_networks: bool = False
+    """Ablation: y gets a network of its own (HRM always has two)."""
+    gradient: Literal["last_cycle", "last_update"] = "last_cycle"
+    """Ablation: last_update is HRM's one-step gradient (HRM always uses it)."""
+    single_latent: bool = False
+    """Ablation: no z; one latent is both the answer and the reasoning."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Precision of the forward pass (float64 is for measuring rounding); weights stay float32."""
+    compile: bool = False
+    """Compile each block (not the recursion) with torch.compile."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.mixing == "attention" and self.positions == "rope" and self.width // self.heads % 2:
+            raise ValueError("rope needs an even head width (width / heads)")
+        if self.puzzle_width > self.prefix * self.width:
+            raise ValueError(
+                f"puzzle_width {self.puzzle_width} does not fit in a prefix of {self.prefix} positions "
+                f"of width {self.width}: raise prefix"
+            )
+        if self.single_latent and (self.kind != "trm" or self.separate_networks):
+            raise ValueError("single_latent is an ablation of kind trm with one network")
+        return self
+
+
+class SupervisionConfig(Config):
+    """Deep supervision and adaptive halting (ACT)."""
+
+    steps: int = Field(16, gt=0)
+    """N_sup, the most supervision steps that one puzzle gets; each is one optimizer step."""
+    act: bool = True
+    """Halt a training row as soon as its halt logit says so; off: every row runs all steps."""
+    exploration: float = Field(0.1, ge=0, le=1)
+    """Probability that a row must first reach a random minimum of 2..steps supervision steps."""
+    continue_loss: bool = False
+    """HRM's Q-learning: halt when halt > continue, and learn `continue` from a second forward pass."""
+
+
+class LossConfig(Config):
+    """Token loss and the weight of the halting loss."""
+
+    tokens: Literal["stablemax64", "stablemax", "softmax"] = "stablemax"
+    """Cross entropy over stablemax in float64 (the original) or float32, or over softmax."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Label smoothing (softmax only)."""
+    halting_weight: float = Field(0.5, ge=0)
+    """Weight of the halting (and continue) binary cross entropy."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.label_smoothing and self.tokens != "softmax":
+            raise ValueError("label_smoothing needs tokens: softmax")
+        return self
+
+
+class OptimizerConfig(Config):
+    """Optimizer, learning-rate schedule and gradient clipping."""
+
+    name: Literal["adam_atan2", "adamw", "muon"] = "adam_atan2"
+    """muon: Muon on the matrices of the blocks, AdamW on everything else."""
+    lr: float = Field(1e-4, ge=0)
+    """Learning rate of AdamATan2 or AdamW."""
+    weight_decay: float = Field(1.0, ge=0)
+    """Decoupled weight decay of AdamATan2 or AdamW."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the moments of AdamATan2 or AdamW."""
+    muon_lr: float = Field(0.02, ge=0)
+    """Muon's learning rate; updates are scaled by sqrt(max(1, rows / columns))."""
+    muon_weight_decay: float = Field(0.005, ge=0)
+    """Muon's decoupled weight decay."""
+    muon_momentum: float = Field(0.6, ge=0, lt=1)
+    """Muon's (Nesterov) momentum."""
+    muon_newton_schulz: int = Field(3, gt=0)
+    """Newton-Schulz iterations of Muon."""
+    puzzle_lr: float = Field(1e-4, ge=0)
+    """Learning rate of the sparse sign-SGD on puzzle embeddings."""
+    puzzle_weight_decay: float = Field(1.0, ge=0)
+    """Decoupled weight decay of the looked-up puzzle embeddings."""
+    warmup: int = Field(2000, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or half a cosine down to 0 at the last step."""
+    clip: float = Field(0.0, ge=0)
+    """Largest norm of the gradient; 0 turns clipping off."""
+
+
+class EmaConfig(Config):
+    """Exponential moving average of the weights."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    """Decay per step; 0 turns the average off."""
+    start: int = Field(0, ge=0)
+    """Step from which the average runs; before it, the average is a copy of the weights."""
+
+
+class SudokuConfig(Config):
+    """Sudoku of any box shape; a board has box_rows x box_cols symbols."""
+
+    name: Literal["sudoku"] = "sudoku"
+    """The task family."""
+    box_rows: int = Field(3, ge=1, le=5)
+    """Rows of a box."""
+    box_cols: int = Field(3, ge=1, le=5)
+    """Columns of a box."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not 2 <= self.box_rows * self.box_cols <= 25:
+            raise ValueError("a Sudoku needs 2 to 25 symbols")
+        return self
+
+
+class DataConfig(Config):
+    """Where puzzles come from: CSV files, or a generator when no file is given."""
+
+    train: str = ""
+    """CSV file of training puzzles, or a known hub file such as hub:sudoku-extreme/train."""
+    validation: str = ""
+    """CSV file of held-out training puzzles; every choice during training is made on it."""
+    hold_out: int = Field(0, ge=0)
+    """Without a validation file: puzzles held out of the training file."""
+    augment: bool = True
+    """Draw a random symmetry of the task for every puzzle offered."""
+    generate_train: int = Field(0, ge=0)
+    """Training puzzles to generate when no file is given."""
+    generate_validation: int = Field(0, ge=0)
+    """Validation puzzles to generate."""
+    generate_test: int = Field(0, ge=0)
+    """Test puzzles to generate (essentially different from all others)."""
+    extra_clues: int = Field(0, ge=0)
+    """Clues put back on each generated minimal puzzle."""
+
+
+class TrainConfig(Config):
+    """Length of a run and how often things happen; every count is in optimizer steps."""
+
+    batch: int = Field(768, gt=0)
+    """Rows in flight (per process)."""
+    steps: int = Field(65_104, gt=0)
+    """Optimizer steps."""
+    log_every: int = Field(50, gt=0)
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = Field(1000, gt=0)
+    """Steps between two evaluations on the validation puzzles."""
+    eval_puzzles: int = Field(1000, gt=0)
+    """Most validation puzzles used in an evaluation during training."""
+    checkpoint_every: int = Field(1000, gt=0)
+    """Steps between two checkpoints."""
+    keep: int = Field(2, gt=0)
+    """Checkpoints kept."""
+
+
+class RunConfig(Config):
+    """Everything that decides the result of a run."""
+
+    name: str = "run"
+    """Name of the run, shown in logs."""
+    seed: int = Field(0, ge=0)
+    """Seed of initial weights, data order, augmentation and exploration."""
+    task: SudokuConfig = SudokuConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def explain(error: ValidationError, where: str) -> UserError:
+    """Turn pydantic's report into one line: the first fault, its place, and a near name if there is one."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place, list(option_names(RunConfig)), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return UserError(f"{where}: unknown option {place!r}{hint}")
+    message = fault["msg"].removeprefix("Value error, ")
+    return UserError(f"{where}: {place + ': ' if place else ''}{message}")
+
+
+def option_names(model: type[Config], prefix: str = "") -> list[str]:
+    """Dotted names of all options of a configuration class, e.g. `model.width`."""
+    names = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Config):
+            names += option_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def parse(kind: type[C], values: Any, where: str) -> C:
+    """Validate plain values (from YAML or JSON) as a configuration; UserError names the fault."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, where) from None
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a `RunConfig` from a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    return parse(RunConfig, values or {}, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """Write a configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("trm") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """Load a recipe by name, or from a YAML file when the name ends in .yaml."""
+    if name.endswith((".yaml", ".yml")):
+        return load_config(Path(name))
+    names = recipe_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown recipe {name!r}; {hint}recipes: {', '.join(names)}")
+    return load_config(Path(str(resources.files("trm") / "recipes" / f"{name}.yaml")))

@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read.
+
+Everything that a person can put right (a malformed puzzle, a damaged checkpoint, a full disk) is raised
+as `UserError`. The command prints its text on one line and exits with code 2; a library user catches it.
+"""
+
+
+class UserError(Exception):
+    """Something the user can put right: the text names the cause and the remedy in one line."""

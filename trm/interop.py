@@ -1,0 +1,204 @@
+"""The original code's checkpoints: names and configuration, both ways.
+
+The published TRM and HRM code stores a flat state dict (optionally under `_orig_mod.` from torch.compile
+and `model.` from its loss wrapper) of a model described by its own field names. `describe`
+translates the description, `rename` and `to_original` the weights; no tensor changes its shape
+or layout.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trm.config import LossConfig, ModelConfig, SupervisionConfig, parse
+from trm.errors import UserError
+from trm.models import Problem, RecursiveModel, build
+
+_WRAPPERS = re.compile(r"^(_orig_mod\.|model\.|module\.)+")
+
+# The original's names on the left; {k} is a block.
+_NAMES = {
+    "inner.H_init": "y_init",
+    "inner.L_init": "z_init",
+    "inner.embed_tokens.embedding_weight": "embed.tokens",
+    "inner.embed_pos.embedding_weight": "embed.positions",
+    "inner.puzzle_emb.weights": "embed.puzzle.weight",
+    "inner.lm_head.weight": "answer_head.weight",
+    "inner.q_head.weight": "halting_head.weight",
+    "inner.q_head.bias": "halting_head.bias",
+}
+_NETWORKS = {"inner.L_level.layers": "latent_network", "inner.H_level.layers": "answer_network"}
+_BLOCK = {
+    "self_attn.qkv_proj.weight": "mix.qkv.weight",
+    "self_attn.o_proj.weight": "mix.out.weight",
+    "mlp_t.gate_up_proj.weight": "mix.up.weight",
+    "mlp_t.down_proj.weight": "mix.down.weight",
+    "mlp.gate_up_proj.weight": "mlp.up.weight",
+    "mlp.down_proj.weight": "mlp.down.weight",
+}
+# Fields of the original that change nothing here, or that other parts of a run decide.
+_IGNORED = {"batch_size", "causal", "name", "loss", "puzzle_emb_optimizer"}
+
+
+class Original(NamedTuple):
+    """A model of the original in our terms."""
+
+    model: ModelConfig
+    problem: Problem
+    supervision: SupervisionConfig
+    loss: LossConfig
+
+
+def describe(config: Mapping[str, Any], names: set[str]) -> Original:
+    """Translate the original's configuration; the state dict's names tell the family apart.
+
+    Raises UserError for a field that this library does not know, so that nothing is dropped silently.
+    """
+    known = dict(config)
+    take = known.pop
+    two_networks = any(n.startswith("inner.H_level.") for n in names)
+    single = not two_networks and "inner.H_init" not in names
+    kind = "trm"
+    if two_networks:
+        kind = "hrm" if any(n.startswith("inner.L_level.") for n in names) else "transformer"
+    mixer = take("mlp_t", False)
+    width = take("hidden_size")
+    puzzle_width = take("puzzle_emb_ndim", 0)
+    prefix = take("puzzle_emb_len", 0) or -(-puzzle_width // width)
+    layers, answer_layers = take("L_layers", None), take("H_layers", None)
+    continue_loss = not take("no_ACT_continue", kind == "trm")
+    model = {
+        "kind": kind,
+        "width": width,
+        "layers": answer_layers if kind == "transformer" else layers,
+        "answer_layers": answer_layers if kind == "hrm" else None,
+        "heads": take("num_heads"),
+        "expansion": take("expansion"),
+        "T": take("H_cycles", 1),
+        "n": take("L_cycles", 1),
+        "mixing": "mixer" if mixer else "attention",
+        "positions": take("pos_encodings", "rope"),
+        "prefix": prefix,
+        "puzzle_width": puzzle_width,
+        "single_latent": single,
+        "dtype": take("forward_dtype", "bfloat16"),
+    }
+    problem = Problem(take("vocab_size"), take("seq_len"), take("num_puzzle_identifiers", 1))
+    supervision = {
+        "steps": take("halt_max_steps"),
+        "exploration": take("halt_exploration_prob", 0.0),
+        "continue_loss": continue_loss,
+    }
+    if take("rms_norm_eps", 1e-5) != 1e-5 or take("rope_theta", 10_000.0) != 10_000.0:
+        raise UserError("only rms_norm_eps 1e-5 and rope_theta 10000 of the original are supported")
+    if unknown := known.keys() - _IGNORED:
+        raise UserError(f"the original's configuration has unknown fields: {', '.join(sorted(unknown))}")
+    where = "the original's configuration"
+    return Original(
+        parse(ModelConfig, model, where),
+        problem,
+        parse(SupervisionConfig, supervision, where),
+        LossConfig(tokens="stablemax64"),
+    )
+
+
+def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict from the original's, as float32; unknown names are a UserError."""
+    return {_our_name(strip(name)): value.float() for name, value in weights.items()}
+
+
+def to_original(model: RecursiveModel) -> dict[str, Tensor]:
+    """The original's state dict (without wrapper prefixes) from one of our models.
+
+    Raises UserError for options that the original does not have (registers, separate TRM networks,
+    the normed gate), as its code would compute something else with these weights.
+    """
+    c = model.config
+    if c.gate != "swiglu" or (c.kind == "trm" and (c.separate_networks or c.gradient != "last_cycle")):
+        raise UserError("the original has no such model (gate, separate_networks or gradient)")
+    weights = {_their_name(name): value for name, value in model.state_dict().items()}
+    if c.single_latent:  # its only latent is our y
+        weights["inner.L_init"] = weights.pop("inner.H_init")
+    return {name: value for name, value in weights.items() if value.numel()}
+
+
+def strip(name: str) -> str:
+    """A name of the original without the prefixes of its wrappers."""
+    return _WRAPPERS.sub("", name)
+
+
+def load_pt(path: Path) -> dict[str, Tensor]:
+    """Read a `.pt` checkpoint of the original, tensors only; anything else in it is a UserError."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a plain tensor checkpoint and was not loaded: {_first_line(error)}"
+        ) from None
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise UserError(f"{path} holds something other than named tensors: not a state dict")
+    return {strip(name): value for name, value in weights.items()}
+
+
+def build_original(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> RecursiveModel:
+    """A model with the original's configuration and weights."""
+    weights = {strip(name): value for name, value in weights.items()}
+    original = describe(config, set(weights))
+    model = build(original.model, original.problem)
+    ours = rename(weights)
+    if original.model.single_latent:  # its only latent is our y
+        ours["y_init"] = ours.pop("z_init")
+    if model.z_init.numel() == 0:
+        ours["z_init"] = model.z_init
+    load_weights(model, ours, "the original's checkpoint")
+    return model
+
+
+def load_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy weights into a model; a missing, extra or misshapen tensor is a UserError that names it."""
+    own = model.state_dict()
+    faults = [f"{n} is missing" for n in own.keys() - weights.keys()]
+    faults += [f"{n} is not part of this model" for n in weights.keys() - own.keys()]
+    faults += [
+        f"{n} has shape {tuple(weights[n].shape)}, not {tuple(own[n].shape)}"
+        for n in own.keys() & weights.keys()
+        if weights[n].shape != own[n].shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(f"{where} is of another architecture: {min(faults)}{more}")
+    model.load_state_dict(dict(weights))
+
+
+def _our_name(name: str) -> str:
+    if name in _NAMES:
+        return _NAMES[name]
+    for theirs, ours in _NETWORKS.items():
+        if match := re.fullmatch(re.escape(theirs) + r"\.(\d+)\.(.+)", name):
+            block, part = match.groups()
+            if part in _BLOCK:
+                return f"{ours}.blocks.{block}.{_BLOCK[part]}"
+    raise UserError(f"unknown tensor {name!r}: not a TRM or HRM checkpoint of the original")
+
+
+def _their_name(name: str) -> str:
+    for theirs, ours in _NAMES.items():
+        if ours == name:
+            return theirs
+    if match := re.fullmatch(r"(\w+)\.blocks\.(\d+)\.(.+)", name):
+        network, block, part = match.groups()
+        parts = {ours: theirs for theirs, ours in _BLOCK.items()}
+        networks = {ours: theirs for theirs, ours in _NETWORKS.items()}
+        return f"{networks[network]}.{block}.{parts[part]}"
+    raise UserError(f"{name!r} has no counterpart in the original")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

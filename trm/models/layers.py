@@ -1,0 +1,135 @@
+"""Layers of the recursive networks: post-norm blocks of token mixing and a gated unit.
+
+    h = rmsnorm(h + mix(h))        mix: self-attention, or an MLP over the tokens
+    h = rmsnorm(h + gated(h))
+
+The norm has no weight and eps 1e-5. In the token mixer it runs over TOKENS, not channels: the original
+transposes the tensor there, and its weights only fit that reading.
+
+Weights are float32 and are cast to the dtype of their input, so a bfloat16 forward keeps float32
+master weights.
+
+Shapes: B batch, S tokens (prefix and puzzle), D width, H heads, K head width, I inner width.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-5
+
+
+def trunc_normal_(tensor: Tensor, std: float) -> Tensor:
+    """Fill with a normal cut at two sigma, widened so that the cut distribution has the given std."""
+    # Variance of a standard normal cut at +-2: 1 - 2 * 2 * pdf(2) / P(|x| < 2).
+    cut = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
+    wide = std / math.sqrt(cut)
+    return nn.init.trunc_normal_(tensor, std=wide, a=-2 * wide, b=2 * wide)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Root-mean-square norm over the last dimension, without weight."""
+    return F.rms_norm(x, x.shape[-1:], eps=EPS)
+
+
+class Linear(nn.Linear):
+    """Linear layer with LeCun truncated-normal weights, cast to the dtype of its input."""
+
+    def reset_parameters(self) -> None:
+        trunc_normal_(self.weight, std=self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Rope(nn.Module):
+    """Rotary position embedding in the half-split form (Su et al., arXiv 2104.09864)."""
+
+    def __init__(self, head_width: int, tokens: int, base: float = 10_000.0):
+        super().__init__()
+        frequency_K = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+        angle_SK = torch.outer(torch.arange(tokens, dtype=torch.float32), frequency_K).repeat(1, 2)
+        self.register_buffer("cos_SK", angle_SK.cos(), persistent=False)
+        self.register_buffer("sin_SK", angle_SK.sin(), persistent=False)
+
+    def forward(self, x_BHSK: Tensor) -> Tensor:
+        a, b = x_BHSK.chunk(2, dim=-1)
+        # The tables are float32, so a bfloat16 x is rotated in float32.
+        rotated = x_BHSK * self.cos_SK + torch.cat((-b, a), dim=-1) * self.sin_SK
+        return rotated.to(x_BHSK.dtype)
+
+
+class Attention(nn.Module):
+    """Bidirectional multi-head self-attention without bias; `rope` may be None."""
+
+    def __init__(self, width: int, heads: int, rope: Rope | None):
+        super().__init__()
+        self.heads = heads
+        self.rope = rope
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
+
+    def forward(self, h_BSD: Tensor) -> Tensor:
+        qkv = self.qkv(h_BSD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q_BHSK, k_BHSK, v_BHSK = qkv.unbind(0)
+        if self.rope is not None:
+            q_BHSK, k_BHSK = self.rope(q_BHSK), self.rope(k_BHSK)
+        a_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK)
+        return self.out(a_BHSK.transpose(1, 2).flatten(-2))
+
+
+class GatedUnit(nn.Module):
+    """Gated linear unit over the last dimension.
+
+    swiglu: down(silu(g) * u) (Shazeer, arXiv 2002.05202).
+    normed: down(sigmoid(g) * rmsnorm(g * u)): the same product, bounded, as Muon's large steps need.
+    """
+
+    def __init__(self, width: int, expansion: float, gate: Literal["swiglu", "normed"]):
+        super().__init__()
+        inner = math.ceil(round(expansion * width * 2 / 3) / 256) * 256
+        self.gate = gate
+        self.up = Linear(width, 2 * inner, bias=False)
+        self.down = Linear(inner, width, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        g, u = self.up(h).chunk(2, dim=-1)
+        if self.gate == "normed":
+            return self.down(torch.sigmoid(g) * rms_norm(g * u))
+        return self.down(F.silu(g) * u)
+
+
+class Block(nn.Module):
+    """Token mixing, then the gated unit over channels, each followed by its norm."""
+
+    def __init__(self, width: int, expansion: float, gate: Literal["swiglu", "normed"], mix: nn.Module):
+        super().__init__()
+        self.mix = mix
+        self.mlp = GatedUnit(width, expansion, gate)
+
+    def forward(self, h_BSD: Tensor) -> Tensor:
+        if isinstance(self.mix, GatedUnit):
+            h_BDS = h_BSD.transpose(1, 2)
+            h_BSD = rms_norm(h_BDS + self.mix(h_BDS)).transpose(1, 2)
+        else:
+            h_BSD = rms_norm(h_BSD + self.mix(h_BSD))
+        return rms_norm(h_BSD + self.mlp(h_BSD))
+
+
+class Network(nn.Module):
+    """A stack of blocks applied to the sum of its inputs."""
+
+    def __init__(self, blocks: list[Block]):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, h_BSD: Tensor) -> Tensor:
+        for block in self.blocks:
+            h_BSD = block(h_BSD)
+        return h_BSD

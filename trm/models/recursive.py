@@ -1,0 +1,156 @@
+"""The contract of every model: `encode`, `initial_state`, `step`; callers own the loop.
+
+    x = model.encode(tokens_BL, puzzle_B)
+    state = model.initial_state(batch_size)
+    for _ in range(N_sup):
+        state, out = model.step(state, x)
+
+A step is ONE supervision step. The state it returns is detached, so gradient never crosses steps.
+
+Shapes: B batch, L puzzle tokens, S = prefix + L, D width, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trm.config import ModelConfig
+from trm.models.embedding import InputEmbedding
+from trm.models.layers import Attention, Block, GatedUnit, Linear, Network, Rope, trunc_normal_
+
+
+class Problem(NamedTuple):
+    """What a task asks of a model: size of the vocabulary, tokens per puzzle, number of puzzle ids."""
+
+    vocab_size: int
+    length: int
+    puzzles: int = 1
+
+
+class State(NamedTuple):
+    """What a model carries between supervision steps: the answer y and the latent z.
+
+    A model without z carries one of width 0, so that code over states needs no cases.
+    """
+
+    y_BSD: Tensor
+    z_BSD: Tensor
+
+    def detach(self) -> "State":
+        """The same values, cut from the graph."""
+        return State(self.y_BSD.detach(), self.z_BSD.detach())
+
+    def where(self, mask_B: Tensor, other: "State") -> "State":
+        """Rows of this state where the mask is true, of the other elsewhere."""
+        mask_B11 = mask_B.view(-1, 1, 1)
+        return State(*(torch.where(mask_B11, a, b) for a, b in zip(self, other, strict=True)))
+
+    def rows(self, index: Tensor) -> "State":
+        """The chosen rows, by index or mask."""
+        return State(self.y_BSD[index], self.z_BSD[index])
+
+
+class Output(NamedTuple):
+    """What one supervision step says: token logits, and the logits that it is right / may improve."""
+
+    logits_BLV: Tensor
+    halt_B: Tensor
+    continue_B: Tensor
+
+
+class RecursiveModel(nn.Module, ABC):
+    """A model that refines an answer step by step.
+
+    Subclasses build their networks with `network()` and say in `refine` how one supervision step
+    changes the state.
+    """
+
+    def __init__(self, config: ModelConfig, problem: Problem):
+        super().__init__()
+        self.config = config
+        self.problem = problem
+        self.dtype = getattr(torch, config.dtype)
+        self.tokens = config.prefix + problem.length
+        self.embed = InputEmbedding(config, *problem)
+        uses_rope = config.mixing == "attention" and config.positions == "rope"
+        self.rope = Rope(config.width // config.heads, self.tokens) if uses_rope else None
+        # Starting points of y and z: drawn once, saved, never trained.
+        self.register_buffer("y_init", trunc_normal_(torch.empty(config.width), std=1.0))
+        self.register_buffer("z_init", trunc_normal_(torch.empty(config.width), std=1.0))
+        self.answer_head = Linear(config.width, problem.vocab_size, bias=False)
+        self.halting_head = Linear(config.width, 2)
+        # Halting starts at "almost surely not yet", so that no row stops before it has learned.
+        nn.init.zeros_(self.halting_head.weight)
+        nn.init.constant_(self.halting_head.bias, -5.0)
+
+    def network(self, layers: int) -> Network:
+        """A stack of blocks of this model's shape."""
+        c = self.config
+
+        def block() -> Block:
+            if c.mixing == "mixer":
+                return Block(c.width, c.expansion, c.gate, GatedUnit(self.tokens, c.expansion, c.gate))
+            return Block(c.width, c.expansion, c.gate, Attention(c.width, c.heads, self.rope))
+
+        network = Network([block() for _ in range(layers)])
+        if c.compile:
+            for each in network.blocks:
+                each.compile()
+        return network
+
+    @abstractmethod
+    def refine(self, state: State, x_BSD: Tensor) -> State:
+        """The state after one supervision step; only the last updates may carry gradient."""
+
+    def encode(self, tokens_BL: Tensor, puzzle_B: Tensor) -> Tensor:
+        """Embed puzzles, int [B, L], and their ids, int [B], as x_BSD in the forward dtype."""
+        return self.embed(tokens_BL, puzzle_B)
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first step: the fixed vectors at every position."""
+        shape = (batch_size, self.tokens, -1)
+        return State(self.y_init.to(self.dtype).expand(shape), self.z_init.to(self.dtype).expand(shape))
+
+    def step(self, state: State, x_BSD: Tensor) -> tuple[State, Output]:
+        """One supervision step: the refined state, detached, and what it says."""
+        state = self.refine(state, x_BSD)
+        logits_BLV = self.answer_head(state.y_BSD[:, self.config.prefix :])
+        halt_B, continue_B = self.halting_head(state.y_BSD[:, 0]).float().unbind(-1)
+        return state.detach(), Output(logits_BLV, halt_B, continue_B)
+
+    def forward(self, tokens_BL: Tensor, puzzle_B: Tensor, state: State) -> tuple[State, Output]:
+        """`encode` and `step` in one call, as distributed wrappers need it."""
+        return self.step(state, self.encode(tokens_BL, puzzle_B))
+
+
+class LatentRecursion(RecursiveModel):
+    """T cycles of n latent updates and one answer update; gradient through the last `graded` only."""
+
+    @property
+    @abstractmethod
+    def graded(self) -> int:
+        """Latent updates of the last cycle that carry gradient, 1..n."""
+
+    @abstractmethod
+    def update_latent(self, state: State, x_BSD: Tensor) -> State:
+        """Z from x, y and z."""
+
+    @abstractmethod
+    def update_answer(self, state: State) -> State:
+        """Y from y and z; it never sees x."""
+
+    def refine(self, state: State, x_BSD: Tensor) -> State:
+        with torch.no_grad():
+            for _ in range(self.config.T - 1):
+                state = self.cycle(state, x_BSD, self.config.n)
+            for _ in range(self.config.n - self.graded):
+                state = self.update_latent(state, x_BSD)
+        return self.cycle(state, x_BSD, self.graded)
+
+    def cycle(self, state: State, x_BSD: Tensor, updates: int) -> State:
+        """Latent updates, then one answer update."""
+        for _ in range(updates):
+            state = self.update_latent(state, x_BSD)
+        return self.update_answer(state)

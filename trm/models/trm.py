@@ -1,0 +1,42 @@
+"""Tiny Recursive Model (arXiv 2510.04871): one small network updates both the latent and the answer.
+
+repeat T times, with gradient in the last cycle only:
+    repeat n times:  z = net(x + y + z)
+    y = net(y + z)
+"""
+
+from typing import final
+
+from torch import Tensor
+
+from trm.config import ModelConfig
+from trm.models.recursive import LatentRecursion, Problem, State
+
+
+@final
+class Trm(LatentRecursion):
+    """TRM and the rows of its ablation table: see `ModelConfig`."""
+
+    def __init__(self, config: ModelConfig, problem: Problem):
+        super().__init__(config, problem)
+        self.latent_network = self.network(config.layers)
+        self.answer_network = (
+            self.network(config.answer_layers or config.layers) if config.separate_networks else None
+        )
+        if config.single_latent:
+            self.z_init = self.z_init[:0]
+
+    @property
+    def graded(self) -> int:
+        return self.config.n if self.config.gradient == "last_cycle" else 1
+
+    def update_latent(self, state: State, x_BSD: Tensor) -> State:
+        y, z = state
+        if self.config.single_latent:
+            return State(self.latent_network(y + x_BSD), z)
+        return State(y, self.latent_network(z + (y + x_BSD)))
+
+    def update_answer(self, state: State) -> State:
+        y, z = state
+        network = self.latent_network if self.answer_network is None else self.answer_network
+        return State(network(y if self.config.single_latent else y + z), z)
