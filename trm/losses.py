@@ -72,8 +72,8 @@ def correctness(logits_BLV: Tensor, labels_BL: Tensor) -> tuple[Tensor, Tensor]:
 def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
     """Loss of a supervision step, and its metrics as sums on the device.
 
-    The metrics `count` (rows), `accuracy`, `exact_accuracy`, `halting_accuracy` and `steps` are sums
-    over the rows that have just halted; the losses are sums over all rows.
+    The metrics `count`, `accuracy`, `exact_accuracy`, `halting_accuracy` and `steps` are sums
+    over the rows that have just halted; `rows` and the losses are sums over all rows.
     """
     output, slots = step.output, step.slots
     labels_BL = slots.batch.labels_BL
@@ -89,6 +89,7 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
 
     done_B = slots.halted_B & (valid_B > 0)
     metrics = {
+        "rows": torch.ones_like(done_B),
         "count": done_B,
         "accuracy": done_B * correct_BL.sum(-1) / valid_B.clamp_min(1),
         "exact_accuracy": done_B & exact_B,

@@ -1,0 +1,100 @@
+"""Training state on disk: complete, atomic, and refused when damaged.
+
+A checkpoint is a folder `step-00001234` written by torch.distributed.checkpoint, so that it does not
+depend on the number of processes. It holds weights, average, optimizer states, the slots in flight and
+the counters: all that a bit-exact continuation needs, and only tensors. A manifest with the size and
+hash of every file is checked before anything is loaded.
+
+A checkpoint is for going on with one's own run. Weights to share are a folder of `pretrained`.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trm.errors import UserError
+from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts
+
+_MANIFEST = "manifest.json"
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in a folder, oldest first."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"step-{step:08d}"
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write the checkpoint of a step and delete all but the newest `keep`.
+
+    Raises UserError when the disk is full; the older checkpoints are untouched then.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    saved = steps_saved(folder)
+    what = f"the checkpoint of step {step} was not written" + (
+        f", the last good one is step {saved[-1]}" if saved else ""
+    )
+    with full_disk_is_a_user_error(what), new_folder(checkpoint_path(folder, step)) as draft:
+        try:
+            with _one_process():
+                dcp.save(state, checkpoint_id=draft, no_dist=True)
+        except CheckpointException as error:  # wraps what each process raised
+            raise next(iter(error.failures.values()))[0] from None
+        manifest = {path.name: _fingerprint(path) for path in sorted(draft.iterdir())}
+        (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for old in steps_saved(folder)[:-keep]:
+        shutil.rmtree(checkpoint_path(folder, old))
+
+
+def load(folder: Path, state: dict[str, Any]) -> int:
+    """Fill `state` (tensors are overwritten in place) from the newest checkpoint; returns its step.
+
+    Raises UserError if there is none, or if it is damaged or of another run, saying what to do.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    remove_drafts(folder)
+    saved = steps_saved(folder)
+    if not saved:
+        raise UserError(f"no checkpoint in {folder}: nothing to resume; start the run again")
+    path = checkpoint_path(folder, saved[-1])
+    remedy = f"delete {path} to go on from step {saved[-2]}" if len(saved) > 1 else "start the run again"
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        damaged = [name for name, mark in manifest.items() if _fingerprint(path / name) != mark]
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); {remedy}") from None
+    if damaged:
+        raise UserError(f"checkpoint {path} is damaged (file {damaged[0]} was changed or cut); {remedy}")
+    try:
+        with _one_process():
+            dcp.load(state, checkpoint_id=path, no_dist=True)
+    except CheckpointException as error:
+        reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
+        raise UserError(f"checkpoint {path} does not fit this run: {reason}; {remedy}") from None
+    return saved[-1]
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Silence the library's remark that it works without a process group."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,1 @@
+"""Puzzles as arrays: where they come from, how they are batched and transformed."""

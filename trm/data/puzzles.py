@@ -1,0 +1,91 @@
+"""Puzzles as arrays, and the CSV schema of the public data sets: `source,question,answer,rating`.
+
+Only `question` and `answer` are needed. Reading checks every row against the task and names the line
+of the first fault, so that a broken file never becomes a strange accuracy.
+
+Shapes: N puzzles, L tokens.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trm.errors import UserError
+from trm.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Puzzles:
+    """Questions and answers as tokens, uint8 [N, L]; puzzle ids and ratings, int32 [N]."""
+
+    tokens_NL: np.ndarray
+    answers_NL: np.ndarray
+    puzzle_N: np.ndarray
+    rating_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens_NL)
+
+    def take(self, index: slice | np.ndarray) -> "Puzzles":
+        """The chosen puzzles."""
+        return Puzzles(
+            self.tokens_NL[index], self.answers_NL[index], self.puzzle_N[index], self.rating_N[index]
+        )
+
+
+def from_arrays(tokens_NL: np.ndarray, answers_NL: np.ndarray, rating_N: np.ndarray | None = None) -> Puzzles:
+    """Puzzles that share the one puzzle id 0."""
+    zeros = np.zeros(len(tokens_NL), dtype=np.int32)
+    ratings = zeros if rating_N is None else rating_N.astype(np.int32)
+    return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), zeros, ratings)
+
+
+def read_csv(path: Path, task: Task, limit: int | None = None) -> Puzzles:
+    """Read puzzles of a task; UserError names the line of a missing column or a broken row."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return _read(csv.reader(file), str(path), task, limit)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV text file: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
+    header = next(rows, [])
+    for column in ("question", "answer"):
+        if column not in header:
+            found = ", ".join(header)[:80] or "an empty file"
+            raise UserError(f"{path}: no column {column!r} in the first line ({found}); need question,answer")
+    question, answer = header.index("question"), header.index("answer")
+    rating = header.index("rating") if "rating" in header else None
+    tokens, answers, ratings = [], [], []
+    for line, row in enumerate(rows, start=2):
+        if limit is not None and len(tokens) >= limit:
+            break
+        try:
+            if len(row) != len(header):
+                raise UserError(f"{len(row)} fields where the header has {len(header)}")
+            tokens.append(task.parse(row[question]))
+            answers.append(task.parse(row[answer]))
+            ratings.append(0 if rating is None else int(row[rating] or 0))
+            if task.verify(tokens[-1], answers[-1]) is False:
+                raise UserError("the answer does not solve the question")
+        except (UserError, ValueError) as error:
+            raise UserError(f"{path}, line {line}: {error}") from None
+    if not tokens:
+        raise UserError(f"{path} holds no puzzles")
+    return from_arrays(np.stack(tokens), np.stack(answers), np.array(ratings))
+
+
+def write_csv(path: Path, task: Task, puzzles: Puzzles, source: str) -> None:
+    """Write puzzles in the same schema."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["source", "question", "answer", "rating"])
+        for tokens, answer, rating in zip(
+            puzzles.tokens_NL, puzzles.answers_NL, puzzles.rating_N, strict=True
+        ):
+            writer.writerow([source, task.text(tokens), task.text(answer), int(rating)])

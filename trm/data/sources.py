@@ -1,0 +1,108 @@
+"""Where puzzles come from: local files, files of the hub pinned by revision and hash, or a generator."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from trm.config import DataConfig
+from trm.data.puzzles import Puzzles, from_arrays, read_csv, write_csv
+from trm.errors import UserError
+from trm.tasks.task import Task
+
+
+class HubFile(NamedTuple):
+    """A data file of the Hugging Face hub, pinned."""
+
+    repo: str
+    revision: str
+    filename: str
+    sha256: str
+
+
+_SUDOKU = ("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b")
+HUB_FILES = {
+    "sudoku-extreme/train": HubFile(
+        *_SUDOKU, "train.csv", "64b46674db0148e0d73a16346dadeb2b1c00824d3fca3f85b2ae7037f6b4b38e"
+    ),
+    "sudoku-extreme/test": HubFile(
+        *_SUDOKU, "test.csv", "a2fd52aea23d331d5b4ee723c856236e838a9fb9a70e66f4e0e0cf26c338c6a8"
+    ),
+}
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locate(name: str) -> Path:
+    """A local path for a file name, or for `hub:NAME` (downloaded once, then checked against its hash)."""
+    if not name.startswith("hub:"):
+        return Path(name)
+    known = HUB_FILES.get(name.removeprefix("hub:"))
+    if known is None:
+        raise UserError(f"unknown hub file {name!r}; known: {', '.join('hub:' + n for n in HUB_FILES)}")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(known.repo, known.filename, repo_type="dataset", revision=known.revision))
+    except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot download {known.filename} of {known.repo}: {reason}; "
+            "check the network, or pass a local CSV file"
+        ) from None
+    if (found := sha256(path)) != known.sha256:
+        raise UserError(
+            f"{path} has sha256 {found[:12]}..., not {known.sha256[:12]}...: "
+            "the download is damaged or was changed; delete it and try again"
+        )
+    return path
+
+
+def read(name: str, task: Task, limit: int | None = None) -> Puzzles:
+    """Puzzles of a CSV file or of `hub:NAME`."""
+    return read_csv(locate(name), task, limit)
+
+
+def generate(
+    config: DataConfig, task: Task, seed: int, progress: Callable[[int], None]
+) -> dict[str, Puzzles]:
+    """Generate the splits that the configuration asks for, all essentially different."""
+    counts = {
+        "train": config.generate_train,
+        "validation": config.generate_validation,
+        "test": config.generate_test,
+    }
+    return {
+        name: from_arrays(*arrays)
+        for name, arrays in task.generate(counts, seed, config.extra_clues, progress).items()
+    }
+
+
+def prepare(
+    config: DataConfig, task: Task, seed: int, folder: Path, progress: Callable[[int], None]
+) -> tuple[Puzzles, Puzzles]:
+    """Training and validation puzzles of a run.
+
+    Generated puzzles are written to `folder` as CSV and read back from there ever after, so that a
+    resumed run sees the same ones even if the generator has changed.
+    """
+    if not config.train:
+        files = {name: folder / f"{name}.csv" for name in ("train", "validation", "test")}
+        if not files["test"].exists():  # written last
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, puzzles in generate(config, task, seed, progress).items():
+                write_csv(files[name], task, puzzles, "generated")
+        return read_csv(files["train"], task), read_csv(files["validation"], task)
+    train = read(config.train, task)
+    if config.validation:
+        return train, read(config.validation, task)
+    if not 0 < config.hold_out < len(train):
+        raise UserError(
+            f"data.hold_out is {config.hold_out} of {len(train)} puzzles: "
+            "give a validation file, or hold some out"
+        )
+    return train.take(slice(config.hold_out, None)), train.take(slice(config.hold_out))

@@ -1,0 +1,189 @@
+"""Accuracy with intervals, per supervision step, and whether the halting head knows what it knows.
+
+Two figures answer two questions. `early_stop` stops rows that are done (see `inference`), which is how
+the model is used; `all_steps` runs every row to the end, which is how the paper evaluates. The second
+is asked for, as it costs several times the first.
+
+Intervals are 95 %: Wilson's for shares of puzzles, normal on the per-puzzle means for cells, since the
+cells of one puzzle are not independent.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trm.data.batches import labels
+from trm.data.puzzles import Puzzles
+from trm.inference import think
+from trm.losses import IGNORE
+from trm.models import RecursiveModel
+from trm.solver import CPU_CHUNK, GPU_CHUNK
+
+_Z = 1.959964  # two-sided 95 % of the normal distribution
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.2f} % [{100 * self.low:.2f}, {100 * self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one way of stopping."""
+
+    exact: Share
+    """Puzzles with every cell right."""
+    cells: Share
+    """Cells right."""
+    mean_steps: float
+    """Mean supervision steps per puzzle."""
+    puzzles_per_second: float | None
+    """Speed; None where this way of stopping was not run by itself."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well the halting probability predicts that the answer is right."""
+
+    error: float
+    """Expected calibration error over ten bins."""
+    brier: float
+    """Mean squared difference between probability and outcome."""
+    bins: list[dict[str, float]]
+    """Per bin that is not empty: n, mean probability, share right."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation; `per_step` holds exact accuracy after 1, 2, ... supervision steps."""
+
+    n: int
+    early_stop: Figures
+    all_steps: Figures | None
+    per_step: list[float]
+    calibration: Calibration
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def wilson(right: int, n: int) -> Share:
+    """Share right / n with Wilson's score interval."""
+    p = right / n
+    spread = 1 + _Z**2 / n
+    centre = (p + _Z**2 / (2 * n)) / spread
+    half = _Z / spread * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+    return Share(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def mean_share(shares_N: np.ndarray) -> Share:
+    """Mean of per-puzzle shares with a normal interval."""
+    mean = float(shares_N.mean())
+    half = _Z * float(shares_N.std(ddof=1)) / math.sqrt(len(shares_N)) if len(shares_N) > 1 else 1.0
+    return Share(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def calibrate(probability_N: np.ndarray, right_N: np.ndarray) -> Calibration:
+    """Compare halting probabilities with outcomes."""
+    right_N = right_N.astype(float)
+    bin_N = np.minimum((probability_N * _BINS).astype(int), _BINS - 1)
+    bins = [
+        {
+            "n": int(members.sum()),
+            "probability": float(probability_N[members].mean()),
+            "right": float(right_N[members].mean()),
+        }
+        for members in (bin_N == b for b in range(_BINS))
+        if members.any()
+    ]
+    error = sum(b["n"] * abs(b["probability"] - b["right"]) for b in bins) / len(right_N)
+    return Calibration(error, float(((probability_N - right_N) ** 2).mean()), bins)
+
+
+@dataclass
+class _Trace:
+    """Outcomes per step and puzzle, [steps, N]; a puzzle that has left keeps its last."""
+
+    exact: np.ndarray
+    cells: np.ndarray
+    halt: np.ndarray
+    stopped_N: np.ndarray
+    seconds: float
+
+
+def evaluate(
+    model: RecursiveModel,
+    puzzles: Puzzles,
+    steps: int,
+    all_steps: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Report:
+    """Evaluate a model on puzzles with at most `steps` supervision steps.
+
+    With `all_steps` every row runs to the end, and the early-stop figures are read off the same pass.
+    `progress` is called with the number of puzzles done.
+    """
+    trained = model.training
+    model.eval()
+    trace = _trace(model, puzzles, steps, all_steps, progress)
+    model.train(trained)
+    n = len(puzzles)
+    at, rows = trace.stopped_N - 1, np.arange(n)
+    speed = n / trace.seconds
+    early = Figures(
+        exact=wilson(int(trace.exact[at, rows].sum()), n),
+        cells=mean_share(trace.cells[at, rows]),
+        mean_steps=float(trace.stopped_N.mean()),
+        puzzles_per_second=None if all_steps else speed,
+    )
+    full = Figures(wilson(int(trace.exact[-1].sum()), n), mean_share(trace.cells[-1]), steps, speed)
+    return Report(
+        n=n,
+        early_stop=early,
+        all_steps=full if all_steps else None,
+        per_step=[float(exact_N.mean()) for exact_N in trace.exact],
+        calibration=calibrate(1 / (1 + np.exp(-trace.halt[at, rows])), trace.exact[at, rows]),
+    )
+
+
+def _trace(
+    model: RecursiveModel, puzzles: Puzzles, steps: int, all_steps: bool, progress: Callable[[int], None]
+) -> _Trace:
+    n, device = len(puzzles), model.y_init.device
+    chunk = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+    exact, cells, halt = np.zeros((steps, n), bool), np.zeros((steps, n)), np.zeros((steps, n))
+    stopped_N = np.full(n, steps)
+    start = time.perf_counter()
+    for first in range(0, n, chunk):
+        part = puzzles.take(slice(first, first + chunk))
+        tokens_BL = torch.from_numpy(part.tokens_NL).long().to(device)
+        labels_BL = labels(torch.from_numpy(part.answers_NL).long().to(device))
+        puzzle_B = torch.from_numpy(part.puzzle_N).long().to(device)
+        for thought in think(model, tokens_BL, puzzle_B, steps, early_stop=not all_steps):
+            labels_AL = labels_BL[thought.row_A]
+            valid_AL = labels_AL != IGNORE
+            right_AL = (thought.answer_AL == labels_AL) | ~valid_AL
+            rows = first + thought.row_A.cpu().numpy()
+            at = slice(thought.step - 1, None)  # a row that leaves keeps these outcomes
+            exact[at, rows] = right_AL.all(-1).cpu().numpy()
+            share_A = (right_AL & valid_AL).sum(-1) / valid_AL.sum(-1)
+            cells[at, rows] = share_A.cpu().numpy()
+            halt[at, rows] = thought.halt_A.float().cpu().numpy()
+            settled = ((thought.halt_A > 0) & ~thought.changed_A).cpu().numpy()
+            stopped_N[rows[settled]] = np.minimum(stopped_N[rows[settled]], thought.step)
+        progress(min(first + chunk, n))
+    return _Trace(exact, cells, halt, stopped_N, time.perf_counter() - start)

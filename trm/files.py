@@ -1,0 +1,78 @@
+"""Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trm.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def full_disk_is_a_user_error(what: str) -> Iterator[None]:
+    """Turn "no space left" into a UserError that says what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(f"the disk is full: {what}; free some space and try again") from None
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a text file as a whole: readers see the old or the new one, never a part."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at `path` when the block has written all of it, replacing an older one.
+
+    Everything is written beside it and synced first; on any failure the old folder stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield draft
+        for file in draft.iterdir():
+            file.chmod(0o644)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        draft.chmod(0o755)
+        if path.exists():
+            # Two renames: for a moment there is no folder, but never a mixed one.
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            path.rename(old / path.name)
+            draft.rename(path)
+            shutil.rmtree(old)
+        else:
+            draft.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete what a killed process left unfinished in a folder."""
+    for draft in folder.glob(".*"):
+        if draft.is_dir():
+            shutil.rmtree(draft)

@@ -1,0 +1,160 @@
+"""Sudoku of any box shape: 4x4, 6x6 (boxes of 2 x 3), 9x9, 16x16.
+
+Tokens: 0 = pad, 1 = blank, 2.. = the digits 1... In text, `.` or `0` is a blank, and the digits past 9
+are letters (A = 10), in either case.
+
+Symmetries: relabelled digits; permuted bands, stacks, rows within a band, columns within a stack; and
+the transpose where boxes are square.
+
+Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
+"""
+
+import string
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from trm.config import SudokuConfig
+from trm.errors import UserError
+from trm.tasks.task import Task
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from torch import Tensor
+
+    from trm.data.symmetry import Symmetry
+
+BLANK = 1
+_DIGITS = "123456789" + string.ascii_uppercase
+# Characters that people draw boards with; they carry no information.
+_DRAWING = str.maketrans("", "", "|+-_ \t\r\n│┃─━┼╋┌┐└┘├┤┬┴╔╗╚╝║═╬╠╣╦╩")
+# Guesses after which a board's number of solutions is left open (16x16 boards with few clues).
+_CHECK_BUDGET = 2_000_000
+
+
+@final
+class Sudoku(Task):
+    """Sudoku with boxes of box_rows x box_cols cells."""
+
+    def __init__(self, config: SudokuConfig):
+        self.config = config
+        self.box = (config.box_rows, config.box_cols)
+        self.side = config.box_rows * config.box_cols
+        self.length = self.side**2
+        self.vocab_size = self.side + 2
+
+    def parse(self, text: str) -> np.ndarray:
+        cells = text.translate(_DRAWING).upper()
+        if len(cells) != self.length:
+            raise UserError(
+                f"the puzzle has {len(cells)} cells, but a {self.side}x{self.side} Sudoku has {self.length}; "
+                "write one character per cell, '.' for a blank"
+            )
+        symbols = _DIGITS[: self.side]
+        for i, char in enumerate(cells):
+            if char not in symbols and char not in ".0":
+                raise UserError(
+                    f"{char!r} in row {i // self.side + 1}, column {i % self.side + 1} is not a digit of a "
+                    f"{self.side}x{self.side} Sudoku; use {symbols[0]}-{symbols[-1]} and '.' for a blank"
+                )
+        return np.array([BLANK if c in ".0" else symbols.index(c) + 2 for c in cells], dtype=np.uint8)
+
+    def text(self, tokens_L: np.ndarray) -> str:
+        return "".join(self._char(token) for token in tokens_L)
+
+    def check(self, tokens_L: np.ndarray) -> None:
+        from trm.tasks.sudoku_solver import conflict, search
+
+        board_L = _digits(tokens_L)
+        if pair := conflict(board_L, *self.box):
+            (r1, c1), (r2, c2) = (divmod(cell, self.side) for cell in pair)
+            raise UserError(
+                f"contradictory clues: {self._char(tokens_L[pair[0]])} stands in row {r1 + 1}, column "
+                f"{c1 + 1} and in row {r2 + 1}, column {c2 + 1}; correct one of them"
+            )
+        found = search(board_L, *self.box, limit=2, max_guesses=_CHECK_BUDGET)
+        if len(found.solutions) == 2:
+            raise UserError("the puzzle has several solutions; add clues until only one is left")
+        if found.complete and len(found.solutions) == 0:
+            raise UserError("the puzzle has no solution; check the clues for a typing error")
+
+    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool:
+        from trm.tasks.sudoku_solver import is_solution
+
+        return is_solution(_digits(tokens_L), _digits(answer_L), *self.box)
+
+    def symmetry(self, key_B: "Tensor") -> "Symmetry":
+        import torch
+
+        from trm import rng
+        from trm.data.symmetry import Symmetry
+
+        box_rows, box_cols = self.box
+        side = self.side
+
+        def lines(stream: int, groups: int, size: int) -> "Tensor":
+            """Permuted lines [B, N]: groups (bands or stacks) of `size` lines, and lines in each."""
+            key = rng.fold(key_B, stream)
+            group_BG1 = rng.permutation(key, groups).unsqueeze(-1)
+            within_BGS = rng.permutation(
+                rng.fold(key.unsqueeze(-1), torch.arange(1, groups + 1, device=key.device)), size
+            )
+            return (group_BG1 * size + within_BGS).flatten(1)
+
+        row_BN = lines(1, box_cols, box_rows)
+        col_BN = lines(2, box_rows, box_cols)
+        cells_BNN = row_BN.unsqueeze(2) * side + col_BN.unsqueeze(1)
+        if box_rows == box_cols:
+            flip_B11 = (rng.randint(rng.fold(key_B, 3), 0, 2) == 1).view(-1, 1, 1)
+            cells_BNN = torch.where(flip_B11, cells_BNN.transpose(1, 2), cells_BNN)
+        digit_BN = rng.permutation(rng.fold(key_B, 4), side) + 2
+        fixed_B2 = torch.arange(2, device=key_B.device).expand(len(key_B), 2)
+        return Symmetry(cells_BNN.flatten(1), torch.cat((fixed_B2, digit_BN), dim=1))
+
+    def generate(
+        self, counts: Mapping[str, int], seed: int, extra_clues: int, progress: Callable[[int], None]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        from trm.tasks.sudoku_generator import generate
+
+        splits = generate(*self.box, counts, seed, extra_clues=extra_clues, progress=progress)
+        return {
+            name: (split.puzzles + 1, split.solutions + 1, split.ratings) for name, split in splits.items()
+        }
+
+    def render(
+        self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
+    ) -> "Text":
+        from rich.text import Text
+
+        box_rows, box_cols = self.box
+        bar = "┼".join(["─" * (2 * box_cols + 1)] * box_rows)[1:-1]
+        picture = Text()
+        for cell in range(self.length):
+            row, col = divmod(cell, self.side)
+            if col == 0 and row > 0:
+                picture.append("\n")
+                if row % box_rows == 0:
+                    picture.append(bar + "\n", style="dim")
+            if col > 0:
+                picture.append("│ " if col % box_cols == 0 else "", style="dim")
+            changed = previous_L is not None and answer_L[cell] != previous_L[cell]
+            if tokens_L[cell] != BLANK:
+                style = "bold" if answer_L[cell] == tokens_L[cell] else "bold red"
+            else:
+                style = "black on yellow" if changed else "cyan"
+            picture.append(self._char(answer_L[cell]), style=style)
+            if col < self.side - 1:
+                picture.append(" ")
+        return picture
+
+    def _char(self, token: int) -> str:
+        """A token as text; tokens that are no digit of this board print as '?'."""
+        if token == BLANK:
+            return "."
+        return _DIGITS[token - 2] if 2 <= token < self.vocab_size else "?"
+
+
+def _digits(tokens_L: np.ndarray) -> np.ndarray:
+    """The solver's boards: 0 = blank, 1.. = digits; padding becomes 255, which is no digit."""
+    return (tokens_L - np.uint8(1)).astype(np.uint8)

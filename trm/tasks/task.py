@@ -1,0 +1,57 @@
+"""What a puzzle family is: its tokens, its symmetries, its rules, and how it looks.
+
+Token 0 is padding in every task. Puzzles and answers are uint8 arrays of `length` tokens.
+
+Shapes: L tokens, B batch, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # torch and rich are imported only by those who need them
+    from rich.console import RenderableType
+    from torch import Tensor
+
+    from trm.data.symmetry import Symmetry
+
+
+class Task(ABC):
+    """A puzzle family of one size."""
+
+    vocab_size: int
+    length: int
+
+    @abstractmethod
+    def parse(self, text: str) -> np.ndarray:
+        """Tokens of a puzzle or an answer, uint8 [L]; UserError says what is wrong with the text."""
+
+    @abstractmethod
+    def text(self, tokens_L: np.ndarray) -> str:
+        """One line that `parse` reads back."""
+
+    @abstractmethod
+    def check(self, tokens_L: np.ndarray) -> None:
+        """Raise UserError if the puzzle is contradictory, or has no or more than one solution."""
+
+    @abstractmethod
+    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
+        """Whether the answer solves the puzzle; None where the rules cannot tell. Never raises."""
+
+    @abstractmethod
+    def symmetry(self, key_B: "Tensor") -> "Symmetry":
+        """A uniformly drawn symmetry for every key (see `rng`)."""
+
+    @abstractmethod
+    def generate(
+        self, counts: Mapping[str, int], seed: int, extra_clues: int, progress: Callable[[int], None]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """New puzzles by split, no two of them essentially the same: tokens, answers and ratings."""
+
+    @abstractmethod
+    def render(
+        self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
+    ) -> "RenderableType":
+        """The answer as a picture for the terminal: clues, guesses, and what changed since `previous`."""

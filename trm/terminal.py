@@ -1,0 +1,61 @@
+"""What long work shows: a bar with speed and ETA on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class _Speed(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="cyan")
+
+
+class Bar:
+    """One line of progress; `note` is free text at its end."""
+
+    def __init__(self, progress: Progress, task: TaskID):
+        self._progress, self._task = progress, task
+
+    def at(self, done: int, note: str | None = None) -> None:
+        """Move to `done` items, keeping the old note unless there is a new one."""
+        fields: dict[str, Any] = {} if note is None else {"note": note}
+        self._progress.update(self._task, completed=done, **fields)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(console: Console, label: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """A progress bar for `total` items; not drawn when the console is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    hidden = not console.is_terminal or console.quiet
+    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
+        yield Bar(progress, progress.add_task(label, total=total, completed=done, note=""))

@@ -1,0 +1,365 @@
+"""The training loop.
+
+Everything a step needs is a pure function of the configuration, the step number and the carried state,
+and all carried state is in the checkpoint: a run that is interrupted anywhere and resumed ends with the
+same weights, bit for bit on a CPU.
+
+A run is a folder:
+
+    config.yaml       what was asked for
+    metrics.jsonl     one JSON object per line: {"kind": "train" | "eval", "step": ...}
+    data/             generated puzzles, if the recipe generates them
+    checkpoints/      state for going on (see `checkpoint`)
+    best/, last/      weights to use (see `pretrained`): best on validation, and newest
+    tensorboard/      the same figures, if TensorBoard is installed
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+import trm
+from trm import checkpoint, pretrained, rng
+from trm.config import RunConfig, dump_config, load_config
+from trm.data import sources
+from trm.data.batches import Batches
+from trm.data.puzzles import Puzzles
+from trm.errors import UserError
+from trm.evaluate import Report, evaluate
+from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
+from trm.losses import step_loss
+from trm.models import Problem, RecursiveModel, State, build
+from trm.optim import Ema, Optimizer
+from trm.supervision import Batch, Slots, empty_slots, supervise
+from trm.tasks import Task, build_task
+from trm.terminal import bar
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    folder: Path
+    step: int
+    finished: bool
+    signal: int | None
+    best: float
+
+
+def train(
+    config: RunConfig | None,
+    folder: Path,
+    stop_after: int | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Outcome:
+    """Train from a configuration into a new folder, or go on with the run in `folder` (config None).
+
+    `stop_after` ends this call once that many steps of the run are done; the run can go on later. The
+    same happens on SIGINT and SIGTERM. Raises UserError for anything the user can put right; the last
+    checkpoint stays good.
+    """
+    console = console or Console(quiet=True)
+    with full_disk_is_a_user_error(f"the run in {folder} stopped"):
+        resume = config is None
+        config = _reopen(folder) if config is None else _open(folder, config)
+        task = build_task(config.task)
+        with bar(console, "generating", _to_generate(config)) as generating:
+            puzzles = sources.prepare(config.data, task, config.seed, folder / "data", generating.at)
+        run = _Run(config, task, *puzzles, folder, device)
+        if resume:
+            run.restore()
+        else:
+            write_atomic(folder / "config.yaml", dump_config(config))
+        with _signals() as caught, _Metrics(folder, run.step) as metrics:
+            _loop(run, metrics, caught, stop_after, console)
+        finished = run.step >= config.train.steps
+        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best)
+
+
+def _loop(
+    run: "_Run", metrics: "_Metrics", caught: list[int], stop_after: int | None, console: Console
+) -> None:
+    """Train until the run is finished, `stop_after` is reached, or a signal asks for an end."""
+    config = run.config.train
+    end = min(config.steps, config.steps if stop_after is None else stop_after)
+    with bar(console, run.config.name, config.steps, run.step) as progress:
+        while run.step < end and not caught:
+            run.one_step()
+            over = run.step >= end or bool(caught)
+            evaluating = run.step % config.eval_every == 0 or run.step == config.steps
+            saving = run.step % config.checkpoint_every == 0 or over
+            note = None
+            if run.step % config.log_every == 0 or evaluating or saving:
+                line = run.read_meters()
+                metrics.write("train", run.step, line)
+                note = f"loss {line['loss']:.3f}  exact {100 * line['exact_accuracy']:.1f} %"
+            progress.at(run.step, note)
+            if evaluating:
+                report = run.evaluate()
+                metrics.write("eval", run.step, _summary(report) | {"seconds": run.seconds()})
+                exact = report.early_stop.exact
+                better = exact.value > run.best
+                run.best = max(run.best, exact.value)
+                if better:
+                    run.export("best", report)
+                progress.say(
+                    f"step {run.step:>6}  {run.seconds():6.0f} s  validation exact {exact}  "
+                    f"cells {100 * report.early_stop.cells.value:.2f} %  "
+                    f"steps {report.early_stop.mean_steps:.2f}" + ("  best" if better else "")
+                )
+            if saving:
+                run.save()
+
+
+class _Run:
+    """The state of a run: everything that changes from step to step."""
+
+    def __init__(
+        self, config: RunConfig, task: Task, puzzles: Puzzles, validation: Puzzles, folder: Path, device: str
+    ):
+        self.config, self.task, self.folder = config, task, folder
+        self.validation = validation.take(slice(config.train.eval_puzzles))
+        self.problem = Problem(task.vocab_size, task.length, int(puzzles.puzzle_N.max()) + 1)
+        self.fabric = Fabric(accelerator=_accelerator(device), devices=1)
+        torch.manual_seed(config.seed)
+        model = build(config.model, self.problem)
+        self.model = self.fabric.setup_module(model)
+        self.module: RecursiveModel = model
+        self.module.train()
+        self.device = self.fabric.device
+        self.optimizer = Optimizer(config.optimizer, model, config.train.steps)
+        self.ema = Ema(config.ema, model) if config.ema.decay else None
+        self.batches = Batches(puzzles, task, config.train.batch, config.data.augment, self.device)
+        self.slots = empty_slots(model, self.batches.batch(config.seed, 0, self.fabric.global_rank))
+        self.meters: dict[str, Tensor] = {}
+        self.step, self.best = 0, -1.0
+        self._seconds_before, self._start = 0.0, time.perf_counter()
+
+    def one_step(self) -> None:
+        """One supervision step of the batch in flight, which is one optimizer step."""
+        config = self.config
+        offered = self.batches.batch(config.seed, self.step, self.fabric.global_rank)
+        key = rng.fold(rng.fold(rng.stream("explore", self.device), config.seed), self.step)
+        key = rng.fold(key, self.fabric.global_rank)
+        step = supervise(self.model, self.slots, offered, config.supervision, key)
+        loss, sums = step_loss(config.loss, step)
+        # The mean over processes of loss / local batch is the sum over all rows / global batch.
+        self.fabric.backward(loss.total / config.train.batch)
+        self.optimizer.step(self.step)
+        if self.ema is not None:
+            self.ema.update(self.step)
+        self.slots = step.slots
+        self.meters = {name: self.meters.get(name, 0) + value for name, value in sums.items()}
+        self.step += 1
+
+    def read_meters(self) -> dict[str, float]:
+        """Means since the last reading, which they end; a loss that is not finite is a UserError."""
+        sums = {name: value.item() for name, value in self.meters.items()}
+        self.meters = {}
+        rows, halted = sums.pop("rows"), sums.pop("count")
+        losses = {name: value / rows for name, value in sums.items() if name.endswith("loss")}
+        if not math.isfinite(losses["loss"]):
+            saved = checkpoint.steps_saved(self.folder / "checkpoints")
+            where = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
+            raise UserError(
+                f"the loss was not finite at step {self.step}; {where}. "
+                "Lower optimizer.lr or set optimizer.clip, and train into a new folder"
+            )
+        others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses}
+        return losses | others | {"halted": halted / rows, "seconds": self.seconds()}
+
+    def evaluate(self) -> Report:
+        """Accuracy of the average (or of the weights, where there is none) on validation puzzles."""
+        with self.ema.applied() if self.ema else nullcontext():
+            return evaluate(self.module, self.validation, self.config.supervision.steps)
+
+    def export(self, name: str, report: Report | None = None) -> None:
+        """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
+        raw = {n: w.detach().cpu().clone().contiguous() for n, w in self.module.state_dict().items()}
+        averages = {n: w.cpu().clone() for n, w in self.ema.averages.items()} if self.ema else {}
+        about = {
+            "trm": trm.__version__,
+            "recipe": self.config.model_dump(mode="json"),
+            "step": self.step,
+            "training_seconds": round(self.seconds(), 1),
+        }
+        if report is not None:
+            about["validation"] = _summary(report)
+        config = pretrained.PretrainedConfig(
+            task=self.config.task,
+            model=self.config.model,
+            puzzles=self.problem.puzzles,
+            steps=self.config.supervision.steps,
+            about=about,
+        )
+        pretrained.save(self.folder / name, config, raw | averages, raw if averages else None)
+
+    def seconds(self) -> float:
+        """Seconds spent in the loop, those before a resume included."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+    def save(self) -> None:
+        """Write a checkpoint, and the newest weights for use."""
+        state = self._state()
+        checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.train.keep)
+        self.export("last")
+
+    def restore(self) -> None:
+        """Load the newest checkpoint."""
+        remove_drafts(self.folder)
+        state = self._state()
+        self.step = checkpoint.load(self.folder / "checkpoints", state)
+        for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):
+            groups = get_optimizer_state_dict(self.module, each)["param_groups"]
+            set_optimizer_state_dict(self.module, each, {"state": saved, "param_groups": groups})
+        slots = state["slots"]
+        self.slots = Slots(
+            Batch(*(slots[name] for name in Batch._fields)),
+            State(*(slots[name] for name in State._fields)),
+            slots["steps"],
+            slots["halted"],
+        )
+        self.best = state["counters"]["best"].item()
+        self._seconds_before = state["counters"]["seconds"].item()
+        self._start = time.perf_counter()
+
+    def _state(self) -> dict[str, Any]:
+        """All of the run as nested dictionaries of tensors.
+
+        Learning rates and the like are left out: they follow from the configuration and the step. The
+        meters are left out, as a checkpoint is written right after they are read.
+        """
+        slots = self.slots
+        return {
+            "model": self.module.state_dict(),
+            "ema": self.ema.averages if self.ema else {},
+            "optimizers": {
+                str(i): get_optimizer_state_dict(self.module, each)["state"]
+                for i, each in enumerate(self.optimizer.optimizers)
+            },
+            "slots": slots.batch._asdict()
+            | slots.state._asdict()
+            | {"steps": slots.steps_B, "halted": slots.halted_B},
+            "counters": {
+                "best": torch.tensor(self.best, dtype=torch.float64),
+                "seconds": torch.tensor(self.seconds(), dtype=torch.float64),
+            },
+        }
+
+
+class _Metrics:
+    """metrics.jsonl, and TensorBoard when it is installed."""
+
+    def __init__(self, folder: Path, step: int):
+        self.path = folder / "metrics.jsonl"
+        # A run that was killed may have logged steps past its last checkpoint: they come again.
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        write_atomic(self.path, "".join(kept))
+        self.board = _tensorboard(folder / "tensorboard", step)
+
+    def __enter__(self) -> "_Metrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def _lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [line for line in lines if line.endswith("\n")]
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _summary(report: Report) -> dict[str, float]:
+    """The figures of an evaluation that are logged."""
+    figures = report.early_stop
+    return {
+        "n": report.n,
+        "exact_accuracy": figures.exact.value,
+        "exact_low": figures.exact.low,
+        "exact_high": figures.exact.high,
+        "cell_accuracy": figures.cells.value,
+        "mean_steps": figures.mean_steps,
+        "calibration_error": report.calibration.error,
+    }
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one does what it always did."""
+    caught: list[int] = []
+    previous = {}
+
+    def note(number: int, _frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, previous[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: signals stay as they are
+        pass
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _open(folder: Path, config: RunConfig) -> RunConfig:
+    """A folder for a new run."""
+    if (folder / "config.yaml").exists():
+        raise UserError(
+            f"{folder} holds another run; go on with it by `trm train --resume {folder}`, "
+            "or choose another folder with --out"
+        )
+    if folder.exists() and (not folder.is_dir() or any(p.name != "data" for p in folder.iterdir())):
+        raise UserError(f"{folder} is not empty and holds no run; choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return config
+
+
+def _reopen(folder: Path) -> RunConfig:
+    """The configuration of the run in a folder."""
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder} holds no run (no config.yaml); start one with `trm train RECIPE --out`")
+    return load_config(folder / "config.yaml")
+
+
+def _to_generate(config: RunConfig) -> int:
+    data = config.data
+    return data.generate_train + data.generate_validation + data.generate_test
+
+
+def _accelerator(device: str) -> str:
+    return {"cuda": "gpu"}.get(device, device)
