@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,14 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
         f", the last good one is step {saved[-1]}" if saved else ""
     )
     with full_disk_is_a_user_error(what), new_folder(checkpoint_path(folder, step)) as draft:
+        failure = None
         try:
             with _one_process():
                 dcp.save(state, checkpoint_id=draft, no_dist=True)
         except CheckpointException as error:  # wraps what each process raised
-            raise next(iter(error.failures.values()))[0] from None
+            failure = next(iter(error.failures.values()))[0]
+        if failure is not None:
+            raise failure  # outside the handler, so that it keeps its own context
         manifest = {path.name: _fingerprint(path) for path in sorted(draft.iterdir())}
         (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for old in steps_saved(folder)[:-keep]:
@@ -88,7 +91,7 @@ def load(folder: Path, state: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _one_process() -> Iterator[None]:
+def _one_process() -> Generator[None]:
     """Silence the library's remark that it works without a process group."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")

@@ -487,9 +487,9 @@ def _print_reports(reports: "dict[str, Report]", title: str) -> None:
     row("exact, stopping early", lambda r: str(r.early_stop.exact))
     row("cells, stopping early", lambda r: str(r.early_stop.cells))
     row("mean steps to stop", lambda r: f"{r.early_stop.mean_steps:.2f}")
-    if all(report.all_steps for report in reports.values()):
-        row("exact, all steps", lambda r: str(r.all_steps.exact))
-        row("cells, all steps", lambda r: str(r.all_steps.cells))
+    if any(report.all_steps for report in reports.values()):
+        row("exact, all steps", lambda r: str(r.all_steps and r.all_steps.exact))
+        row("cells, all steps", lambda r: str(r.all_steps and r.all_steps.cells))
     for step in _milestones(len(next(iter(reports.values())).per_step)):
         row(f"exact after step {step}", lambda r, at=step - 1: f"{100 * r.per_step[at]:.2f} %")
     row("calibration error", lambda r: f"{r.calibration.error:.4f}")

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +14,20 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def full_disk_is_a_user_error(what: str) -> Iterator[None]:
+def full_disk_is_a_user_error(what: str) -> Generator[None]:
     """Turn "no space left" into a UserError that says what was being written."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise UserError(f"the disk is full: {what}; free some space and try again") from None
+    except UserError:
+        raise
+    except Exception as error:
+        # Libraries fail in their own ways after the write has failed: look for what came first.
+        first: BaseException | None = error
+        while first is not None:
+            if isinstance(first, OSError) and first.errno in _FULL:
+                raise UserError(f"the disk is full: {what}; free some space and try again") from error
+            first = first.__cause__ or first.__context__
+        raise
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -39,7 +45,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Generator[Path]:
     """A folder that appears at `path` when the block has written all of it, replacing an older one.
 
     Everything is written beside it and synced first; on any failure the old folder stays as it was.

@@ -6,7 +6,7 @@ state is complete.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ class AdamATan2(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("AdamATan2 takes no closure")
@@ -77,7 +77,7 @@ class SignSgd(torch.optim.Optimizer):
         self.embedding = embedding
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update the rows of the last lookup."""
         if closure is not None:
             raise ValueError("SignSgd takes no closure")
@@ -188,14 +188,15 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the weights after the optimizer step number `step` (from 0)."""
-        averages, parameters = list(self.averages.values()), list(self.parameters.values())
+        averages: list[Tensor] = list(self.averages.values())
+        parameters: list[Tensor] = list(self.parameters.values())
         if step < self.config.start:
             torch._foreach_copy_(averages, parameters)
         else:
             self._average(averages, parameters, step)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None]:
         """Within the context, the model computes with the averages."""
         self._swap()
         try:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from trm.config import Config, ModelConfig, SudokuConfig, parse
 from trm.errors import UserError
-from trm.files import new_folder
+from trm.files import full_disk_is_a_user_error, new_folder
 from trm.tasks import Task, build_task
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ def save(
     weights: "dict[str, Tensor]",
     raw: "dict[str, Tensor] | None" = None,
 ) -> None:
-    """Write the folder as a whole: on any failure, an older one stays as it was."""
-    from safetensors.torch import save_file
+    """Write the folder as a whole: on any failure (a full disk is a UserError), an older one stays."""
+    from safetensors.torch import save
 
-    with new_folder(folder) as draft:
-        save_file(weights, draft / _WEIGHTS)
+    with full_disk_is_a_user_error(f"{folder} was not written"), new_folder(folder) as draft:
+        (draft / _WEIGHTS).write_bytes(save(weights))
         if raw is not None:
-            save_file(raw, draft / _RAW)
+            (draft / _RAW).write_bytes(save(raw))
         text = json.dumps(config.model_dump(mode="json"), indent=2)
         (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
 

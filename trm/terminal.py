@@ -1,6 +1,6 @@
 """What long work shows: a bar with speed and ETA on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +44,7 @@ class Bar:
 
 
 @contextmanager
-def bar(console: Console, label: str, total: int, done: int = 0) -> Iterator[Bar]:
+def bar(console: Console, label: str, total: int, done: int = 0) -> Generator[Bar]:
     """A progress bar for `total` items; not drawn when the console is no terminal."""
     columns = (
         TextColumn("{task.description}"),

@@ -18,11 +18,11 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -136,8 +136,8 @@ class _Run:
         self.fabric = Fabric(accelerator=_accelerator(device), devices=1)
         torch.manual_seed(config.seed)
         model = build(config.model, self.problem)
-        self.model = self.fabric.setup_module(model)
         self.module: RecursiveModel = model
+        self.model = cast(RecursiveModel, self.fabric.setup_module(model))  # the same, wrapped
         self.module.train()
         self.device = self.fabric.device
         self.optimizer = Optimizer(config.optimizer, model, config.train.steps)
@@ -315,7 +315,7 @@ def _summary(report: Report) -> dict[str, float]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def _signals() -> Generator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them; a second one does what it always did."""
     caught: list[int] = []
     previous = {}

@@ -1,0 +1,34 @@
+# make setup   the environment in .venv
+# make test    lint, types and all tests
+# make demo    train the small 6x6 Sudoku model, evaluate it, watch it solve
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+
+.PHONY: setup test demo clean
+
+setup: .venv/ready
+
+# Torch comes first and by its exact version: asked for loosely, pip may pick a build that brings
+# gigabytes of GPU libraries along.
+.venv/ready: Makefile pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/pytest --numprocesses auto
+
+demo: setup
+	rm -rf $(RUN)
+	$(BIN)/trm train mini --out $(RUN)
+	$(BIN)/trm eval $(RUN) --data $(RUN)/data/test.csv --all-steps
+	head -n 4 $(RUN)/data/test.csv | $(BIN)/trm solve - --model $(RUN)
+
+clean:
+	rm -rf .venv runs build dist

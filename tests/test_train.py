@@ -1,0 +1,251 @@
+"""Training: learning, exact resume in every way a run can end, and clear words when it cannot go on.
+
+Runs of a few steps of a tiny model; whole processes where a signal or a kill is part of the matter.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import trm
+from trm import checkpoint
+from trm.config import RunConfig, dump_config, parse
+from trm.errors import UserError
+from trm.train import train
+
+SMALL = {
+    "name": "small",
+    "task": {"box_rows": 2, "box_cols": 2},
+    "data": {"generate_train": 40, "generate_validation": 12, "generate_test": 4, "extra_clues": 2},
+    "model": {"width": 16, "heads": 2, "T": 2, "n": 1, "mixing": "mixer", "positions": "none"},
+    "supervision": {"steps": 3},
+    "optimizer": {"lr": 1e-3, "weight_decay": 0.1, "warmup": 3, "clip": 1.0},
+    "ema": {"decay": 0.9, "start": 2},
+    "train": {"batch": 8, "steps": 14, "log_every": 2, "eval_every": 7, "checkpoint_every": 5},
+}
+
+
+def config(**changes: dict) -> RunConfig:
+    values = {k: dict(v) if isinstance(v, dict) else v for k, v in SMALL.items()}
+    for section, options in changes.items():
+        values[section] |= options
+    return parse(RunConfig, values, "test")
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The bytes of the weights a run ends with: average and raw."""
+    return {name: (folder / "last" / name).read_bytes() for name in ("model.safetensors", "raw.safetensors")}
+
+
+def metrics(folder: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen:
+    """`trm train` in a process of its own."""
+    code = "import torch; torch.set_num_threads(1); from trm.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-W", "error", "-c", code, "train", *options]
+    return subprocess.Popen(
+        command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    """A run of all steps without interruption."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    assert train(config(), folder).finished
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(reference: Path):
+    names = {path.name for path in reference.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "data", "checkpoints", "best", "last"} <= names
+    assert checkpoint.steps_saved(reference / "checkpoints") == [10, 14]
+    assert [line["step"] for line in metrics(reference, "eval")] == [7, 14]
+    assert [line["step"] for line in metrics(reference, "train")] == [2, 4, 5, 6, 7, 8, 10, 12, 14]
+    assert all(line["loss"] > 0 for line in metrics(reference, "train"))
+    average = load_file(reference / "last" / "model.safetensors")
+    raw = load_file(reference / "last" / "raw.safetensors")
+    assert not torch.equal(average["answer_head.weight"], raw["answer_head.weight"])
+    assert torch.equal(average["y_init"], raw["y_init"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(reference: Path, tmp_path: Path):
+    train(config(), tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(reference)
+    other = parse(RunConfig, config().model_dump() | {"seed": 1}, "test")
+    train(other, tmp_path / "other")
+    assert weights(tmp_path / "other") != weights(reference)
+
+
+@pytest.mark.parametrize("stops", [(1,), (5,), (9, 11)])
+def test_resume_after_stop_is_exact(reference: Path, tmp_path: Path, stops: tuple[int, ...]):
+    folder = tmp_path / "run"
+    outcome = train(config(), folder, stop_after=stops[0])
+    for stop in stops[1:]:
+        assert not outcome.finished
+        outcome = train(None, folder, stop_after=stop)
+    assert outcome.step == stops[-1]
+    assert train(None, folder).finished
+    assert weights(folder) == weights(reference)
+    evals = [[{**line, "seconds": 0} for line in metrics(each, "eval")] for each in (folder, reference)]
+    assert evals[0] == evals[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {"name": "muon", "schedule": "cosine", "muon_lr": 0.01}},
+        {"optimizer": {"name": "adamw"}},
+        {"model": {"prefix": 2, "puzzle_width": 20}, "optimizer": {"puzzle_lr": 0.01}},
+        {"model": {"kind": "hrm"}, "supervision": {"continue_loss": True}},
+        {"model": {"kind": "transformer"}, "ema": {"decay": 0}},
+        {"model": {"single_latent": True}, "supervision": {"act": False}},
+    ],
+    ids=["muon", "adamw", "puzzle_embedding", "hrm", "transformer", "single_latent"],
+)
+def test_every_kind_of_state_is_resumed_exactly(tmp_path: Path, changes: dict):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = config(**changes, train={"steps": 6, "eval_every": 6, "checkpoint_every": 6})
+    train(settings, whole)
+    train(settings, parts, stop_after=3)
+    train(None, parts)
+    name = "model.safetensors"
+    assert (whole / "last" / name).read_bytes() == (parts / "last" / name).read_bytes()
+
+
+def test_kill_at_any_moment_loses_nothing_that_was_saved(tmp_path: Path):
+    """SIGKILL at four moments of a run that spends much of its time saving; then it goes on to the end."""
+    settings = config(train={"steps": 120, "checkpoint_every": 1, "eval_every": 3})
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    train(settings, whole)
+    (tmp_path / "small.yaml").write_text(dump_config(settings))
+    options, reached = ["small.yaml", "--out", "run"], []
+    for delay in (0.02, 0.11, 0.26, 0.05):
+        before = checkpoint.steps_saved(folder / "checkpoints")
+        process = start(folder, *options)
+        while checkpoint.steps_saved(folder / "checkpoints")[-1:] == before[-1:]:  # it is in the loop
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        options = ["--resume", "run"]
+        reached.append(checkpoint.steps_saved(folder / "checkpoints")[-1])
+    assert reached == sorted(reached) and reached[0] < reached[-1]
+    assert train(None, folder).finished
+    assert weights(folder) == weights(whole)
+    assert not [path for path in folder.glob("**/.*") if path.name != ".metadata"], "drafts were left behind"
+    logged = [line["step"] for line in metrics(folder, "train")]
+    assert logged == list(range(1, 121)), "every step is logged once"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signals):
+    folder = tmp_path / "run"
+    long = config(
+        train={"steps": 100_000, "eval_every": 100_000, "checkpoint_every": 100_000, "log_every": 1}
+    )
+    (tmp_path / "long.yaml").write_text(dump_config(long))
+    process = start(folder, "long.yaml", "--out", "run")
+    deadline = time.monotonic() + 60
+    while not (folder / "metrics.jsonl").exists() or not metrics(folder, "train"):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "saved; go on with `trm train --resume run`" in output
+    (step,) = checkpoint.steps_saved(folder / "checkpoints")
+    assert f"stopped at step {step}" in output
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path: Path):
+    folder = tmp_path / "run"
+    train(config(), folder, stop_after=5)
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 1.0e+30"))
+    with pytest.raises(UserError, match=r"not finite at step \d+; the last good checkpoint is step 5"):
+        train(None, folder)
+    assert checkpoint.steps_saved(folder / "checkpoints") == [5]
+    state = load_file(folder / "last" / "raw.safetensors")
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_a_full_disk_stops_with_the_last_good_checkpoint(tmp_path: Path):
+    """The limit on file size stands in for the disk: the checkpoint does not fit, small files do."""
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    settings = config(train={"eval_every": 14})
+    train(settings, whole)
+    train(settings, folder, stop_after=5)
+    before = weights(folder)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"disk is full.*step 10 was not written.*last good one is step 5"
+        ):
+            train(None, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert checkpoint.steps_saved(folder / "checkpoints") == [5]
+    assert weights(folder) == before
+    assert train(None, folder).finished
+    assert weights(folder) == weights(whole)
+
+
+def test_damaged_checkpoints_are_refused_with_a_remedy(reference: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    newest = checkpoint.checkpoint_path(folder / "checkpoints", 14)
+    (shard,) = newest.glob("*.distcp")
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"damaged .*delete .*step-00000014 to go on from step 10"):
+        train(None, folder)
+    subprocess.run(["rm", "-r", newest], check=True)
+    assert train(None, folder).finished
+    assert weights(folder) == weights(reference)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(reference: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("width: 16", "width: 32"))
+    with pytest.raises(UserError, match="does not fit this run"):
+        train(None, folder)
+
+
+def test_folders_that_hold_something_else_are_left_alone(reference: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"holds another run; go on with it by `trm train --resume"):
+        train(config(), reference)
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        train(config(), tmp_path)
+    with pytest.raises(UserError, match="holds no run"):
+        train(None, tmp_path)
+    with pytest.raises(UserError, match="nothing to resume"):
+        (tmp_path / "config.yaml").write_text(dump_config(config()))
+        train(None, tmp_path)
+
+
+def test_tiny_learns(tmp_path: Path):
+    """The recipe for tests reaches on unseen classes what no untrained or memorising model could."""
+    recipe = trm.load_recipe("tiny")
+    outcome = train(recipe, tmp_path / "run", stop_after=400)
+    assert outcome.best > 0.9
+    losses = [line["loss"] for line in metrics(tmp_path / "run", "train")]
+    assert losses[-1] < 0.2 * losses[0]

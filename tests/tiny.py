@@ -1,0 +1,50 @@
+"""What several tests share: 4x4 boards worked by hand, and untrained models small enough to run at once."""
+
+from pathlib import Path
+
+import torch
+
+from trm import pretrained
+from trm.config import ModelConfig, SudokuConfig
+from trm.models import Problem, RecursiveModel, build
+from trm.solver import Solver
+from trm.tasks.sudoku import Sudoku
+
+CONFIG = SudokuConfig(box_rows=2, box_cols=2)
+TASK = Sudoku(CONFIG)
+ANSWER = "1234341221434321"
+# Every line has ANSWER as its one solution: each blank can be filled in by elimination.
+PUZZLES = (
+    "123434122143432.",
+    ".234341221434321",
+    "1.34341.2143.321",
+    "12.434.22.434321",
+    "1234..122143432.",
+    ".2343.1221.34321",
+    "123434122143....",
+    "....341221434321",
+)
+MODEL = ModelConfig(
+    width=16, heads=2, layers=1, expansion=1, T=1, n=1, mixing="mixer", positions="none", dtype="float64"
+)
+
+
+def model(seed: int = 0) -> RecursiveModel:
+    """Random weights, and a halting head so random that rows stop at different steps."""
+    torch.manual_seed(seed)
+    made = build(MODEL, Problem(TASK.vocab_size, TASK.length))
+    torch.nn.init.normal_(made.halting_head.weight)
+    torch.nn.init.zeros_(made.halting_head.bias)
+    return made.eval()
+
+
+def solver(steps: int = 6) -> Solver:
+    """A solver around `model`."""
+    return Solver(model(), TASK, steps)
+
+
+def save(folder: Path, steps: int = 6, **about: object) -> Path:
+    """`model` as a folder."""
+    config = pretrained.PretrainedConfig(task=CONFIG, model=MODEL, steps=steps, about=about)
+    pretrained.save(folder, config, model().state_dict())
+    return folder
