@@ -9,31 +9,49 @@ import contextlib
 import csv
 import difflib
 import functools
+import inspect
 import io
 import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
+from pydantic import ValidationError
 from tyro.conf import Positional, arg
 
 import trm
-from trm.config import RunConfig, SudokuConfig, dump_config, load_recipe, option_names, recipe_names
+from trm.config import (
+    Config,
+    Effort,
+    RunConfig,
+    SudokuConfig,
+    dump_config,
+    explain,
+    load_recipe,
+    option_names,
+    recipe_names,
+)
 from trm.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from trm.curve import Point
+    from trm.data.puzzles import Puzzles
     from trm.evaluate import Report
     from trm.pretrained import Pretrained
     from trm.solver import Answer, Solver
+    from trm.tasks import Task
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["float32", "bfloat16", "float64"]
+_EFFORT = Effort()
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -43,10 +61,6 @@ Examples:
   trm train --resume runs/mini                       go on with an interrupted run
   trm eval runs/mini --data runs/mini/data/test.csv  accuracy on held-out puzzles
   trm COMMAND --help                                 all options of a command"""
-
-
-# A row of a grid is shorter than any one-line puzzle: 4x4 is the smallest board, 25x25 the largest.
-_LINE = 16
 
 
 class _Source(NamedTuple):
@@ -62,11 +76,11 @@ def solve(
     *,
     file: str = "",
     model: str = "",
-    steps: int | None = None,
-    all_steps: bool = False,
     brief: bool = False,
     json: bool = False,
     device: Device = "auto",
+    dtype: Dtype | None = None,
+    effort: Annotated[Effort, arg(name="")] = _EFFORT,
 ) -> int:
     """Solve puzzles and show how the answer was refined, step by step.
 
@@ -77,6 +91,7 @@ def solve(
       trm solve 1....4..2.....6..5..3..1....2......
       trm solve --file puzzles.txt --brief
       cat puzzles.txt | trm solve - --json
+      trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact
 
     Args:
         puzzle: One puzzle, row by row, with `.` or `0` for a blank; `-` reads puzzles from standard input.
@@ -84,26 +99,28 @@ def solve(
             a column `question`. `-` is standard input.
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
             Default: the bundled weights for the size of the puzzle.
-        steps: Most supervision steps. Default: as many as in training.
-        all_steps: Run all steps, even when the answer is done before.
         brief: One line per puzzle: the answer.
         json: One JSON object per puzzle and line.
         device: Where to compute.
+        dtype: Precision of the forward pass. Default: as in training.
+        effort: How long, and in how many ways, to think.
     """
-    sources = list(_read_puzzles(puzzle, file))
-    solver = trm.load(model or _bundled_model(sources[0]), device)
+    text, name = _read_text(puzzle, file)
+    solver = trm.load(model or _bundled_model(text, name), device, dtype)
+    sources = _split(text, name, solver.task)
     for source in sources:
         try:
             solver.task.check(solver.task.parse(source.text))
         except UserError as error:
             raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
+    texts = [source.text for source in sources]
     if json or brief:
-        answers = solver.solve([source.text for source in sources], steps, early_stop=not all_steps)
+        answers = solver.solve(texts, effort)
         for answer in answers:
             print(_dump(answer.as_dict()) if json else answer.answer)
-        return 0 if all(answer.verified is not False for answer in answers) else 1
-    answers = [_show(solver, source.text, steps, not all_steps) for source in sources]
-    return 0 if all(answer.verified is not False for answer in answers) else 1
+    else:
+        answers = [_show(solver, text, effort) for text in texts]
+    return 1 if any(answer.verified is False for answer in answers) else 0
 
 
 def eval_(
@@ -112,54 +129,70 @@ def eval_(
     *,
     data: str = "",
     limit: int | None = None,
-    steps: int | None = None,
     all_steps: bool = False,
     weights: Literal["all", "ema", "raw"] = "all",
+    curve: Path | None = None,
+    curve_depths: str = "16,32,64,128",
+    curve_rollouts: str = "1,4,16",
     json: bool = False,
     device: Device = "auto",
+    dtype: Dtype | None = None,
+    effort: Annotated[Effort, arg(name="")] = _EFFORT,
 ) -> int:
     """Measure accuracy on puzzles with known answers, with 95 % intervals.
 
-    Rows stop when the halting logit is positive and the answer did not change in the last step.
+    Rows stop when the halting logit is positive and the answer did not change in the last step. With
+    several rollouts, or with `--select verify`, the accuracy of that effort is measured as well.
 
     For example:
       trm eval mini --data test.csv
       trm eval runs/mini --data test.csv --limit 500 --all-steps --json
+      trm eval mini --data hard.csv --steps 64 --rollouts 16 --select verify
+      trm eval mini --data hard.csv --curve curves/hard
 
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
         data: CSV file with the columns `question` and `answer`, or hub:sudoku-extreme/test.
         limit: Use only the first puzzles of the file.
-        steps: Most supervision steps. Default: as many as in training.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
+        curve: Sweep depth, rollouts and selection, and write table, JSON and plot to this folder.
+        curve_depths: Depths of the sweep, in supervision steps.
+        curve_rollouts: Numbers of rollouts of the sweep.
         json: Print the report as JSON.
         device: Where to compute.
+        dtype: Precision of the forward pass. Default: as in training.
+        effort: How long, and in how many ways, to think.
     """
     from trm import pretrained
     from trm.data import sources
-    from trm.evaluate import evaluate
     from trm.interop import load_weights
-    from trm.solver import pick_device
-    from trm.terminal import bar
+    from trm.solver import Solver, pick_device
 
     if not model or not data:
         raise UserError("give a model and data: trm eval MODEL --data FILE")
-    found = pretrained.load(model, pick_device(device))
+    _at_least(1, limit=limit)
+    found = pretrained.load(model, pick_device(device), dtype)
     variants = _variants(found, weights)
     puzzles = sources.read(data, found.task, limit)
-    reports: dict[str, Report] = {}
+    title = f"{model} on {data}, n = {len(puzzles)}"
+    solver = Solver(found.model, found.task, found.config.steps)
+    if curve is not None:
+        load_weights(found.model, next(iter(variants.values())), str(found.folder))
+        depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
+        return _curve(solver, puzzles, effort, depths, rollouts, curve, title, json)
+    results: dict[str, tuple[Report, Point | None]] = {}
     for name, tensors in variants.items():
         load_weights(found.model, tensors, str(found.folder))
-        with bar(_console(stderr=True), f"evaluating {name}", len(puzzles)) as progress:
-            reports[name] = evaluate(
-                found.model, puzzles, steps or found.config.steps, all_steps, progress.at
-            )
+        results[name] = _evaluate(solver, puzzles, effort, all_steps, name)
     if json:
-        figures = {name: report.as_dict() for name, report in reports.items()}
+        figures = {
+            name: report.as_dict() | ({"effort": asdict(point)} if point else {})
+            for name, (report, point) in results.items()
+        }
         print(_dump({"model": str(found.folder), "data": data, "n": len(puzzles), "weights": figures}))
     else:
-        _print_reports(reports, f"{model} on {data}, n = {len(puzzles)}")
+        _print_reports(results, title)
     return 0
 
 
@@ -201,6 +234,7 @@ def data(
 
     board = parse(SudokuConfig, {"box_rows": box_rows, "box_cols": box_cols}, "trm data")
     counts = {"generate_train": train, "generate_validation": validation, "generate_test": test}
+    _at_least(0, seed=seed)
     config = parse(DataConfig, counts | {"extra_clues": extra_clues}, "trm data")
     wanted = {name: n for name, n in {"train": train, "validation": validation, "test": test}.items() if n}
     taken = [out / f"{name}.csv" for name in wanted if (out / f"{name}.csv").exists()]
@@ -240,7 +274,7 @@ def info(name: Positional[str] = "", /) -> int:
     return 0
 
 
-def _train_command(recipe: RunConfig) -> Callable[..., int]:
+def _train_command(recipe: RunConfig, name: str = "mini") -> Callable[..., int]:
     """The command `train` with a recipe's values as the defaults of its options."""
 
     def train(
@@ -273,7 +307,10 @@ def _train_command(recipe: RunConfig) -> Callable[..., int]:
         """
         from trm.train import train as run
 
-        if resume is not None and (out is not None or config != load_recipe("mini")):
+        if recipe_name != name:
+            raise UserError(f"the recipe must come first: trm train {recipe_name} [options]")
+        _at_least(1, stop_after=stop_after)
+        if resume is not None and (out is not None or config != recipe or recipe_name != "mini"):
             raise UserError(
                 "--resume goes on with the run as it is: only --stop-after and --device go with it"
             )
@@ -293,6 +330,8 @@ def _train_command(recipe: RunConfig) -> Callable[..., int]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         command = _parse(arguments)
         return command()
@@ -304,14 +343,18 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has gone; nothing to tell it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"trm: error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def _parse(arguments: list[str]) -> Callable[[], int]:
     """The command to run, ready to be called. Exits for --help; UserError for wrong options."""
     recipe_given = arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-")
+    recipe = arguments[1] if recipe_given else "mini"
     commands = {
         "solve": solve,
-        "train": _train_command(load_recipe(arguments[1] if recipe_given else "mini")),
+        "train": _train_command(load_recipe(recipe), recipe),
         "eval": eval_,
         "data": data,
         "info": info,
@@ -327,6 +370,8 @@ def _parse(arguments: list[str]) -> Callable[[], int]:
                 description=_DESCRIPTION,
                 args=arguments,
             )
+    except ValidationError as error:  # of options that are not part of a group
+        raise explain(error, Config, f"trm {arguments[0]}") from None
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -345,15 +390,15 @@ def _later(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 
 def _one_line(report: str, arguments: list[str]) -> str:
     """The parser's framed report as one sentence: what was wrong, a near option, and where to look."""
-    rows = [re.sub(r"[│╭╰╮╯]", "", row).strip() for row in report.splitlines()]
-    rows = [row for row in rows if row and not row.endswith("──")]
-    ends = [i for i, row in enumerate(rows) if re.match(r"─|Perhaps|Argument helptext|For full", row)]
+    rows = [re.sub(r"[│╭╰╮╯|]", "", row).strip() for row in report.splitlines()]
+    rows = [row for row in rows if row and not row.endswith(("──", "--"))]
+    ends = [i for i, row in enumerate(rows) if re.match(r"─|---|Perhaps|Argument helptext|For full", row)]
     message = " ".join(rows[: ends[0]] if ends else rows)
     message = re.sub(
         r"__tyro-dummy-inner__.config.|1 validation error for \w+ |Value error, |\[type=.*", "", message
     )
-    message = message.strip(" ,")
-    known = ["--" + name.replace("_", "-") for name in option_names(RunConfig)]
+    message = message.strip(" ,.")
+    known = _known_options(arguments[0] if arguments else "")
     for given in (word.split("=")[0] for word in arguments if word.startswith("--")):
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
         if given in message and given not in known and near:
@@ -362,69 +407,90 @@ def _one_line(report: str, arguments: list[str]) -> str:
     return f"{message}; see `{' '.join(filter(None, ('trm', command, '--help')))}`"
 
 
-def _read_puzzles(puzzle: str, file: str) -> Iterator[_Source]:
-    """Puzzles from the command line, a file or standard input, with their places for messages."""
+def _known_options(command: str) -> list[str]:
+    """Options of a command, as they are written."""
+    functions = {"solve": solve, "train": _train_command(load_recipe("mini")), "eval": eval_, "data": data}
+    if command not in functions:
+        return []
+    parameters = inspect.signature(functions[command]).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    names += option_names({"train": RunConfig, "solve": Effort, "eval": Effort}.get(command, Config))
+    return ["--" + name.replace("_", "-") for name in names]
+
+
+def _at_least(least: int, **options: int | None) -> None:
+    """Refuse options below the least sensible value."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: give at least {least}")
+
+
+def _read_text(puzzle: str, file: str) -> tuple[str, str]:
+    """The text with the puzzles, and its name for messages (empty for the command line)."""
     if puzzle and file:
         raise UserError("give a puzzle or --file, not both")
     if puzzle and puzzle != "-":
-        yield _Source(puzzle, "")
-        return
+        return puzzle, ""
     name = "-" if puzzle == "-" else file
     if not name:
         raise UserError("give a puzzle, --file FILE, or `-` for standard input")
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        if name == "-":
+            return sys.stdin.read(), "standard input"
+        return Path(name).read_text(encoding="utf-8-sig"), name
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
-    found = False
-    for source in _split(text, "standard input" if name == "-" else name):
-        found = True
-        yield source
-    if not found:
-        raise UserError(f"{name} holds no puzzles")
 
 
-def _split(text: str, name: str) -> Iterator[_Source]:
+def _split(text: str, name: str, task: "Task") -> list[_Source]:
     """Puzzles of a text: a CSV file with a column `question`, or lines, or grids between blank lines."""
+    if not name:
+        return [_Source(text, "")]
     lines = text.splitlines()
-    header = lines[0].split(",") if lines else []
+    header = next(csv.reader(lines), [])
+    sources: list[_Source] = []
     if "question" in header:
         column = header.index("question")
         for row in (reader := csv.reader(io.StringIO(text))):
-            if reader.line_num > 1:
+            if row and reader.line_num > 1:
+                place = f"{name}, line {reader.line_num}"
                 if len(row) <= column:
-                    raise UserError(f"{name}, line {reader.line_num}: no field for the column question")
-                yield _Source(row[column], f"{name}, line {reader.line_num}")
-        return
-    block: list[tuple[int, str]] = []
-    for number, line in enumerate([*lines, ""], start=1):
-        if line.strip():
-            block.append((number, line.strip()))
-            continue
-        if len(block) > 1 and len(block[0][1]) < _LINE:
-            yield _Source("".join(row for _, row in block), f"{name}, lines {block[0][0]}-{block[-1][0]}")
-        else:
-            yield from (_Source(row, f"{name}, line {at}") for at, row in block)
-        block = []
+                    raise UserError(f"{place}: no field for the column question")
+                sources.append(_Source(row[column], place))
+    else:
+        block: list[tuple[int, str]] = []
+        for number, line in enumerate([*lines, ""], start=1):
+            if line.strip():
+                block.append((number, line.strip()))
+                continue
+            # Rows of a grid, even drawn with frames, hold much fewer cells than a puzzle on one line.
+            cells = [sum(char.isalnum() or char == "." for char in row) for _, row in block]
+            if len(block) > 1 and max(cells) < 0.75 * task.length:
+                place = f"{name}, lines {block[0][0]}-{block[-1][0]}"
+                sources.append(_Source("".join(row for _, row in block), place))
+            else:
+                sources += [_Source(row, f"{name}, line {at}") for at, row in block]
+            block = []
+    if not sources:
+        raise UserError(f"{name} holds no puzzles")
+    return sources
 
 
-def _bundled_model(source: _Source) -> str:
-    """Bundled weights for the size of a puzzle."""
+def _bundled_model(text: str, name: str) -> str:
+    """Bundled weights that know puzzles like the first of a text."""
     from trm import pretrained
+    from trm.tasks import build_task
 
-    sizes = {}
-    for name in pretrained.bundled_names():
-        task = pretrained.load(name).task
+    tasks = {each: build_task(pretrained.bundled_config(each).task) for each in pretrained.bundled_names()}
+    for each, task in tasks.items():
+        first = _split(text, name, task)[0].text
         with contextlib.suppress(UserError):
-            task.parse(source.text)
-            return name
-        sizes[name] = task.length
-    cells = len("".join(source.text.split()))
-    listed = ", ".join(f"{name} ({length} cells)" for name, length in sizes.items())
-    if cells in sizes.values():  # the right size: let its own message say what is wrong
-        return next(name for name, length in sizes.items() if length == cells)
-    place = f"{source.place}: " if source.place else ""
-    raise UserError(f"{place}no bundled weights for {cells} cells, only {listed}; name others with --model")
+            task.parse(first)
+            return each
+        if len("".join(first.split())) == task.length:  # the right size: its own message says what is wrong
+            return each
+    listed = ", ".join(f"{each} ({task.length} cells)" for each, task in tasks.items()) or "none"
+    raise UserError(f"no bundled weights fit the first puzzle (bundled: {listed}); name some with --model")
 
 
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
@@ -441,7 +507,57 @@ def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
     return {wanted: variants[wanted]}
 
 
-def _show(solver: "Solver", text: str, steps: int | None, early_stop: bool) -> "Answer":
+def _evaluate(
+    solver: "Solver", puzzles: "Puzzles", effort: Effort, all_steps: bool, name: str
+) -> "tuple[Report, Point | None]":
+    """The plain evaluation of one kind of weights, and that of a larger effort where one is asked for."""
+    from trm.curve import measure
+    from trm.evaluate import evaluate
+    from trm.terminal import bar
+
+    steps, console = effort.steps or solver.training_steps, _console(stderr=True)
+    with bar(console, f"evaluating {name}", len(puzzles)) as progress:
+        report = evaluate(solver.model, puzzles, steps, all_steps, progress.at)
+    if effort.rollouts == 1 and effort.select != "verify":
+        return report, None
+    with bar(console, f"thinking longer {name}", len(puzzles)) as progress:
+        return report, measure(solver, puzzles, effort, progress.at)
+
+
+def _curve(
+    solver: "Solver",
+    puzzles: "Puzzles",
+    base: Effort,
+    depths: list[int],
+    rollouts: list[int],
+    folder: Path,
+    title: str,
+    as_json: bool,
+) -> int:
+    """Sweep efforts and write what they reach."""
+    from trm import curve
+    from trm.files import full_disk_is_a_user_error
+    from trm.terminal import bar
+
+    sweep = list(curve.efforts(base, depths, rollouts))
+    points: list[Point] = []
+    with bar(_console(stderr=True), "sweeping", len(sweep) * len(puzzles)) as progress:
+        for i, effort in enumerate(sweep):
+            note = f"{effort.steps} steps, {effort.rollouts} rollouts, {effort.select}"
+            points.append(
+                curve.measure(solver, puzzles, effort, lambda k, i=i: progress.at(i * len(puzzles) + k))
+            )
+            progress.at((i + 1) * len(puzzles), note)
+    with full_disk_is_a_user_error(f"not all of {folder} was written"):
+        written = curve.write(points, folder, title)
+    if as_json:
+        print(_dump([asdict(point) for point in points]))
+    else:
+        print(curve.table(points) + "\n" + "\n".join(map(str, written)))
+    return 0
+
+
+def _show(solver: "Solver", text: str, effort: Effort) -> "Answer":
     """Print a puzzle's answer after every step, side by side, and the verdict."""
     from rich.columns import Columns
     from rich.panel import Panel
@@ -449,33 +565,36 @@ def _show(solver: "Solver", text: str, steps: int | None, early_stop: bool) -> "
     console = _console()
     tokens = solver.task.parse(text)
     panels = [Panel(solver.task.render(tokens, tokens), title="puzzle", expand=False)]
-    previous, refinement = tokens, None
-    for refinement in solver.steps(text, steps, early_stop):
-        picture = solver.task.render(tokens, refinement.answer, previous)
-        title = f"step {refinement.step}"
-        panels.append(
-            Panel(picture, title=title, subtitle=f"{100 * refinement.halt_probability:.1f} %", expand=False)
-        )
-        previous = refinement.answer
-    assert refinement is not None
+    previous = tokens
+    (answer,) = solver.solve(text, effort)
+    if effort.rollouts == 1:
+        for refinement in solver.steps(text, effort):
+            picture = solver.task.render(tokens, refinement.answer, previous)
+            chance = f"{100 * refinement.halt_probability:.1f} %"
+            panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
+            previous = refinement.answer
+    if effort.rollouts > 1 or answer.by == "search":
+        picture = solver.task.render(tokens, solver.task.parse(answer.answer.replace("?", ".")), previous)
+        panels.append(Panel(picture, title=f"by {answer.by}", expand=False))
     console.print(Columns(panels))
-    answer = solver.answer(tokens, refinement)
     verdict = {
         True: "[green]solved, and the rules confirm it[/]",
         False: "[red]not solved: the answer breaks the rules[/]",
         None: "the rules cannot check this answer",
     }[answer.verified]
-    console.print(
-        f"{verdict}; {answer.steps} steps, halting probability {100 * answer.halt_probability:.1f} %"
-    )
+    by = "exact search after " if answer.by == "search" else ""
+    many = f", best of {answer.rollouts} rollouts" if answer.rollouts > 1 else ""
+    chance = f"halting probability {100 * answer.halt_probability:.1f} %"
+    console.print(f"{verdict}; {by}{answer.steps} steps{many}, {chance}")
     console.print(answer.answer, highlight=False, soft_wrap=True)
     return answer
 
 
-def _print_reports(reports: "dict[str, Report]", title: str) -> None:
+def _print_reports(results: "dict[str, tuple[Report, Point | None]]", title: str) -> None:
     """Figures as a table, one column per kind of weights."""
     from rich.table import Table
 
+    reports = {name: report for name, (report, _) in results.items()}
     table = Table(title=title)
     table.add_column("")
     for name in reports:
@@ -494,7 +613,19 @@ def _print_reports(reports: "dict[str, Report]", title: str) -> None:
         row(f"exact after step {step}", lambda r, at=step - 1: f"{100 * r.per_step[at]:.2f} %")
     row("calibration error", lambda r: f"{r.calibration.error:.4f}")
     row("puzzles per second", lambda r: f"{(r.all_steps or r.early_stop).puzzles_per_second:.1f}")
+    points = [point for _, point in results.values() if point is not None]
+    if points:
+        effort = f"{points[0].depth} steps, {points[0].rollouts} rollouts, {points[0].select}"
+        table.add_row(f"exact, {effort}", *(str(point.exact) for point in points))
+        table.add_row("steps per puzzle", *(f"{point.steps:.2f}" for point in points))
     _console().print(table)
+
+
+def _counts(text: str) -> list[int]:
+    """Positive whole numbers from a comma-separated list."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UserError(f"{text!r} is no list of positive numbers; write for example 16,32,64")
+    return [int(part) for part in text.split(",")]
 
 
 def _milestones(steps: int) -> list[int]:

@@ -8,7 +8,7 @@ command answers at once.
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from trm.errors import UserError
 
 C = TypeVar("C", bound="Config")
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Config(BaseModel):
     """Base of every configuration: frozen, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(Config):
@@ -75,8 +76,12 @@ class ModelConfig(Config):
                 f"puzzle_width {self.puzzle_width} does not fit in a prefix of {self.prefix} positions "
                 f"of width {self.width}: raise prefix"
             )
-        if self.single_latent and (self.kind != "trm" or self.separate_networks):
-            raise ValueError("single_latent is an ablation of kind trm with one network")
+        if self.kind != "trm" and (self.single_latent or self.separate_networks):
+            raise ValueError("single_latent and separate_networks are ablations of kind trm")
+        if self.single_latent and self.separate_networks:
+            raise ValueError("single_latent leaves nothing for separate_networks to update")
+        if self.answer_layers and self.kind != "hrm" and not self.separate_networks:
+            raise ValueError("answer_layers needs a network for y: kind hrm, or separate_networks")
         return self
 
 
@@ -91,6 +96,12 @@ class SupervisionConfig(Config):
     """Probability that a row must first reach a random minimum of 2..steps supervision steps."""
     continue_loss: bool = False
     """HRM's Q-learning: halt when halt > continue, and learn `continue` from a second forward pass."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.continue_loss and not self.act:
+            raise ValueError("continue_loss is a part of act")
+        return self
 
 
 class LossConfig(Config):
@@ -119,7 +130,7 @@ class OptimizerConfig(Config):
     """Learning rate of AdamATan2 or AdamW."""
     weight_decay: float = Field(1.0, ge=0)
     """Decoupled weight decay of AdamATan2 or AdamW."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay of the moments of AdamATan2 or AdamW."""
     muon_lr: float = Field(0.02, ge=0)
     """Muon's learning rate; updates are scaled by sqrt(max(1, rows / columns))."""
@@ -136,7 +147,7 @@ class OptimizerConfig(Config):
     warmup: int = Field(2000, ge=0)
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or half a cosine down to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or half a cosine that reaches 0 at the end of the run."""
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient; 0 turns clipping off."""
 
@@ -224,12 +235,40 @@ class RunConfig(Config):
     train: TrainConfig = TrainConfig()
 
 
-def explain(error: ValidationError, where: str) -> UserError:
+class Effort(Config):
+    """How long, and in how many ways, to think about a puzzle."""
+
+    steps: int | None = Field(None, gt=0)
+    """Most supervision steps of a rollout. Default: as many as in training."""
+    early_stop: bool = True
+    """Stop a rollout once its halting logit is positive and its answer stood still for a step."""
+    rollouts: int = Field(1, gt=0)
+    """Runs of the puzzle; the first is always the plain one."""
+    noise: float = Field(0.3, ge=0)
+    """Standard deviation of the noise on the latents before every step, in all rollouts but the first."""
+    start: Literal["fixed", "random"] = "fixed"
+    """random: all rollouts but the first start from random latents."""
+    symmetries: bool = False
+    """All rollouts but the first see the puzzle under a random symmetry, undone on the answer."""
+    select: Literal["halt", "first", "stable", "vote", "verify"] = "halt"
+    """The answer to keep: highest halting logit, first to stop, least moving, most frequent, or the first
+    that the rules confirm."""
+    budget: int | None = Field(None, gt=0)
+    """Most supervision steps of a puzzle, over all its rollouts."""
+    seconds: float | None = Field(None, gt=0)
+    """Most seconds for a puzzle (for the batch that it is solved in)."""
+    exact: bool = False
+    """Hand puzzles whose answer the rules do not confirm to the exact solver, and say so."""
+    seed: int = Field(0, ge=0)
+    """Seed of noise, starting points and symmetries."""
+
+
+def explain(error: ValidationError, kind: type[Config], where: str) -> UserError:
     """Turn pydantic's report into one line: the first fault, its place, and a near name if there is one."""
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, list(option_names(RunConfig)), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(place, [*kind.model_fields, *option_names(kind)], n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return UserError(f"{where}: unknown option {place!r}{hint}")
     message = fault["msg"].removeprefix("Value error, ")
@@ -253,7 +292,7 @@ def parse(kind: type[C], values: Any, where: str) -> C:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise explain(error, where) from None
+        raise explain(error, kind, where) from None
 
 
 def load_config(path: Path) -> RunConfig:
@@ -262,9 +301,11 @@ def load_config(path: Path) -> RunConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    return parse(RunConfig, values or {}, str(path))
+    return parse(RunConfig, {} if values is None else values, str(path))
 
 
 def dump_config(config: Config) -> str:

@@ -19,10 +19,10 @@ import torch
 
 from trm.data.batches import labels
 from trm.data.puzzles import Puzzles
-from trm.inference import think
+from trm.inference import never, think, when_settled
 from trm.losses import IGNORE
 from trm.models import RecursiveModel
-from trm.solver import CPU_CHUNK, GPU_CHUNK
+from trm.solver import chunk_size
 
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 _BINS = 10
@@ -87,7 +87,7 @@ def wilson(right: int, n: int) -> Share:
     spread = 1 + _Z**2 / n
     centre = (p + _Z**2 / (2 * n)) / spread
     half = _Z / spread * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return Share(p, max(0.0, centre - half), min(1.0, centre + half))
+    return Share(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
 def mean_share(shares_N: np.ndarray) -> Share:
@@ -120,7 +120,7 @@ class _Trace:
 
     exact: np.ndarray
     cells: np.ndarray
-    halt: np.ndarray
+    chance: np.ndarray
     stopped_N: np.ndarray
     seconds: float
 
@@ -138,9 +138,10 @@ def evaluate(
     `progress` is called with the number of puzzles done.
     """
     trained = model.training
-    model.eval()
-    trace = _trace(model, puzzles, steps, all_steps, progress)
-    model.train(trained)
+    try:
+        trace = _trace(model.eval(), puzzles, steps, all_steps, progress)
+    finally:
+        model.train(trained)
     n = len(puzzles)
     at, rows = trace.stopped_N - 1, np.arange(n)
     speed = n / trace.seconds
@@ -156,16 +157,17 @@ def evaluate(
         early_stop=early,
         all_steps=full if all_steps else None,
         per_step=[float(exact_N.mean()) for exact_N in trace.exact],
-        calibration=calibrate(1 / (1 + np.exp(-trace.halt[at, rows])), trace.exact[at, rows]),
+        calibration=calibrate(trace.chance[at, rows], trace.exact[at, rows]),
     )
 
 
 def _trace(
     model: RecursiveModel, puzzles: Puzzles, steps: int, all_steps: bool, progress: Callable[[int], None]
 ) -> _Trace:
-    n, device = len(puzzles), model.y_init.device
-    chunk = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
-    exact, cells, halt = np.zeros((steps, n), bool), np.zeros((steps, n)), np.zeros((steps, n))
+    n, device, chunk = len(puzzles), model.y_init.device, chunk_size(model)
+    leave = never if all_steps else when_settled
+    exact = np.zeros((steps, n), bool)
+    cells, chance = np.zeros((steps, n)), np.zeros((steps, n))
     stopped_N = np.full(n, steps)
     start = time.perf_counter()
     for first in range(0, n, chunk):
@@ -173,7 +175,7 @@ def _trace(
         tokens_BL = torch.from_numpy(part.tokens_NL).long().to(device)
         labels_BL = labels(torch.from_numpy(part.answers_NL).long().to(device))
         puzzle_B = torch.from_numpy(part.puzzle_N).long().to(device)
-        for thought in think(model, tokens_BL, puzzle_B, steps, early_stop=not all_steps):
+        for thought in think(model, tokens_BL, puzzle_B, steps, leave):
             labels_AL = labels_BL[thought.row_A]
             valid_AL = labels_AL != IGNORE
             right_AL = (thought.answer_AL == labels_AL) | ~valid_AL
@@ -182,8 +184,8 @@ def _trace(
             exact[at, rows] = right_AL.all(-1).cpu().numpy()
             share_A = (right_AL & valid_AL).sum(-1) / valid_AL.sum(-1)
             cells[at, rows] = share_A.cpu().numpy()
-            halt[at, rows] = thought.halt_A.float().cpu().numpy()
-            settled = ((thought.halt_A > 0) & ~thought.changed_A).cpu().numpy()
+            chance[at, rows] = thought.halt_A.sigmoid().cpu().numpy()
+            settled = thought.settled_A.cpu().numpy()
             stopped_N[rows[settled]] = np.minimum(stopped_N[rows[settled]], thought.step)
         progress(min(first + chunk, n))
-    return _Trace(exact, cells, halt, stopped_N, time.perf_counter() - start)
+    return _Trace(exact, cells, chance, stopped_N, time.perf_counter() - start)

@@ -60,10 +60,14 @@ def new_folder(path: Path) -> Generator[Path]:
                 os.fsync(handle.fileno())
         draft.chmod(0o755)
         if path.exists():
-            # Two renames: for a moment there is no folder, but never a mixed one.
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.rename(old / path.name)
-            draft.rename(path)
+            # Two renames: killed between them, `remove_drafts` puts the old folder back.
+            old = path.with_name(f".{path.name}.old")
+            path.rename(old)
+            try:
+                draft.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             draft.rename(path)
@@ -78,7 +82,11 @@ def new_folder(path: Path) -> Generator[Path]:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Delete what a killed process left unfinished in a folder."""
+    """Clean up after a killed process: restore folders that were being replaced, delete drafts."""
+    for old in folder.glob(".*.old"):
+        path = folder / old.name[1:].removesuffix(".old")
+        if not path.exists():
+            old.rename(path)
     for draft in folder.glob(".*"):
         if draft.is_dir():
             shutil.rmtree(draft)

@@ -6,7 +6,6 @@ translates the description, `rename` and `to_original` the weights; no tensor ch
 or layout.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +41,9 @@ _BLOCK = {
     "mlp.down_proj.weight": "mlp.down.weight",
 }
 # Fields of the original that change nothing here, or that other parts of a run decide.
-_IGNORED = {"batch_size", "causal", "name", "loss", "puzzle_emb_optimizer"}
+_IGNORED = {"batch_size", "causal", "name", "puzzle_emb_optimizer"}
+_REQUIRED = {"hidden_size", "num_heads", "expansion", "vocab_size", "seq_len", "halt_max_steps"}
+_LOSSES = {"stablemax_cross_entropy": "stablemax64", "softmax_cross_entropy": "softmax"}
 
 
 class Original(NamedTuple):
@@ -61,6 +62,8 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     """
     known = dict(config)
     take = known.pop
+    if missing := _REQUIRED - known.keys():
+        raise UserError(f"the original's configuration lacks {', '.join(sorted(missing))}")
     two_networks = any(n.startswith("inner.H_level.") for n in names)
     single = not two_networks and "inner.H_init" not in names
     kind = "trm"
@@ -69,7 +72,8 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     mixer = take("mlp_t", False)
     width = take("hidden_size")
     puzzle_width = take("puzzle_emb_ndim", 0)
-    prefix = take("puzzle_emb_len", 0) or -(-puzzle_width // width)
+    # The original's TRM has a prefix of 16 unless told otherwise; the others derive theirs.
+    prefix = take("puzzle_emb_len", 16 if kind == "trm" else 0) or -(-puzzle_width // width)
     layers, answer_layers = take("L_layers", None), take("H_layers", None)
     continue_loss = not take("no_ACT_continue", kind == "trm")
     model = {
@@ -96,6 +100,9 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     }
     if take("rms_norm_eps", 1e-5) != 1e-5 or take("rope_theta", 10_000.0) != 10_000.0:
         raise UserError("only rms_norm_eps 1e-5 and rope_theta 10000 of the original are supported")
+    loss_type = (take("loss", None) or {}).get("loss_type", "stablemax_cross_entropy")
+    if loss_type not in _LOSSES:
+        raise UserError(f"the original's loss {loss_type!r} is unknown; known: {', '.join(_LOSSES)}")
     if unknown := known.keys() - _IGNORED:
         raise UserError(f"the original's configuration has unknown fields: {', '.join(sorted(unknown))}")
     where = "the original's configuration"
@@ -103,7 +110,7 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
         parse(ModelConfig, model, where),
         problem,
         parse(SupervisionConfig, supervision, where),
-        LossConfig(tokens="stablemax64"),
+        parse(LossConfig, {"tokens": _LOSSES[loss_type]}, where),
     )
 
 
@@ -115,8 +122,8 @@ def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_original(model: RecursiveModel) -> dict[str, Tensor]:
     """The original's state dict (without wrapper prefixes) from one of our models.
 
-    Raises UserError for options that the original does not have (registers, separate TRM networks,
-    the normed gate), as its code would compute something else with these weights.
+    Raises UserError for options that the original does not have, as its code would compute something
+    else with these weights.
     """
     c = model.config
     if c.gate != "swiglu" or (c.kind == "trm" and (c.separate_networks or c.gradient != "last_cycle")):
@@ -138,11 +145,13 @@ def load_pt(path: Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged file makes torch fail in a dozen ways
         raise UserError(
             f"{path} is not a plain tensor checkpoint and was not loaded: {_first_line(error)}"
         ) from None
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise UserError(f"{path} holds something other than named tensors: not a state dict")
     return {strip(name): value for name, value in weights.items()}
 
@@ -154,7 +163,7 @@ def build_original(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
     model = build(original.model, original.problem)
     ours = rename(weights)
     if original.model.single_latent:  # its only latent is our y
-        ours["y_init"] = ours.pop("z_init")
+        ours = {"y_init" if name == "z_init" else name: value for name, value in ours.items()}
     if model.z_init.numel() == 0:
         ours["z_init"] = model.z_init
     load_weights(model, ours, "the original's checkpoint")
@@ -163,6 +172,12 @@ def build_original(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
 
 def load_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:
     """Copy weights into a model; a missing, extra or misshapen tensor is a UserError that names it."""
+    check_weights(model, weights, where)
+    model.load_state_dict(dict(weights))
+
+
+def check_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise UserError unless the weights are exactly those that the model needs."""
     own = model.state_dict()
     faults = [f"{n} is missing" for n in own.keys() - weights.keys()]
     faults += [f"{n} is not part of this model" for n in weights.keys() - own.keys()]
@@ -174,7 +189,6 @@ def load_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: st
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(f"{where} is of another architecture: {min(faults)}{more}")
-    model.load_state_dict(dict(weights))
 
 
 def _our_name(name: str) -> str:

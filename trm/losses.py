@@ -6,7 +6,7 @@
 where `exact` says that every valid token is right. The gradient is that of loss / global batch.
 
 Stablemax (Prieto et al., arXiv 2501.04697) replaces exp in the softmax by s(x) = x + 1 for x >= 0 and
-1 / (1 - x) below, so that log s(x) = sign(x) * log(1 + |x|) grows slowly on both sides.
+1 / (1 - x) below, which grows slowly on both sides.
 
 Shapes: B batch, L puzzle tokens, V vocabulary.
 """
@@ -35,11 +35,11 @@ class Loss(NamedTuple):
 def stablemax_cross_entropy(logits_BLV: Tensor, labels_BL: Tensor, dtype: torch.dtype) -> Tensor:
     """Cross entropy over stablemax, computed in `dtype`, [B, L]; 0 where the label is ignored."""
     x_BLV = logits_BLV.to(dtype)
-    log_s_BLV = torch.sign(x_BLV) * torch.log1p(x_BLV.abs())
-    s_BLV = torch.where(x_BLV < 0, 1 / (1 - x_BLV), x_BLV + 1)
+    # The branch not taken must stay finite too, or its gradient is 0 * inf: no 1 / (1 - x) at x = 1.
+    s_BLV = torch.where(x_BLV < 0, 1 / (1 + x_BLV.abs()), x_BLV + 1)
     valid_BL = labels_BL != IGNORE
     target_BL1 = torch.where(valid_BL, labels_BL, 0).unsqueeze(-1)
-    log_p_BL = log_s_BLV.gather(-1, target_BL1).squeeze(-1) - s_BLV.sum(-1).log()
+    log_p_BL = s_BLV.gather(-1, target_BL1).squeeze(-1).log() - s_BLV.sum(-1).log()
     return torch.where(valid_BL, -log_p_BL, 0)
 
 

@@ -70,25 +70,37 @@ def save(
         (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def load(name: str | Path, device: str = "cpu") -> Pretrained:
-    """Load a folder, a run (its best weights), bundled weights by name, or a hub repository `org/name`."""
-    from trm.interop import load_weights
+def load(name: str | Path, device: str = "cpu", dtype: str | None = None) -> Pretrained:
+    """Load a folder, a run (its best weights), bundled weights by name, or a hub repository `org/name`.
+
+    `dtype` overrides the precision of the forward pass. Raises UserError when there is no such model, or
+    when it is damaged or of another architecture.
+    """
+    from trm.interop import check_weights, load_weights
     from trm.models import Problem, build
 
     folder = _locate(str(name))
     config = _read_config(folder)
+    if dtype is not None:
+        precise = parse(ModelConfig, config.model.model_dump() | {"dtype": dtype}, "dtype")
+        config = config.model_copy(update={"model": precise})
     task = build_task(config.task)
     model = build(config.model, Problem(task.vocab_size, task.length, config.puzzles))
     load_weights(model, _read_weights(folder / _WEIGHTS), str(folder))
     raw = _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
+    if raw is not None:
+        check_weights(model, raw, str(folder / _RAW))
     return Pretrained(config, model.to(device).eval(), task, raw, folder)
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload a folder to the Hugging Face hub and return its address; needs a logged-in user."""
+    """Upload a folder (of a run, its best weights) to the Hugging Face hub and return its address.
+
+    Needs a logged-in user; the hub client's own errors pass through.
+    """
     from huggingface_hub import HfApi
 
-    _read_config(folder)
+    folder = _locate(str(folder))
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=repo, folder_path=folder))
@@ -98,6 +110,11 @@ def bundled_names() -> list[str]:
     """Names of the weights that come with the package."""
     folder = resources.files("trm") / "weights"
     return sorted(path.name for path in folder.iterdir() if (path / _CONFIG).is_file())
+
+
+def bundled_config(name: str) -> PretrainedConfig:
+    """The configuration of bundled weights."""
+    return _read_config(Path(str(resources.files("trm") / "weights" / name)))
 
 
 def _locate(name: str) -> Path:
@@ -112,7 +129,8 @@ def _locate(name: str) -> Path:
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return _download(name)
     raise UserError(
-        f"no model {name!r}: give a folder, a hub repository org/name, or one of {', '.join(bundled_names())}"
+        f"no model {name!r}: give a folder, a hub repository org/name, or bundled weights "
+        f"({', '.join(bundled_names()) or 'none'})"
     )
 
 

@@ -3,7 +3,7 @@
 There is no generator state to save, and nothing depends on batch size or order: a number is the hash
 of its key and its index. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014, "Fast
 splittable pseudorandom number generators") in wrapping int64 arithmetic, which CPU, CUDA and MPS share
-bit for bit.
+bit for bit (normals go through log and cos, and agree to rounding).
 
 Shapes: B keys, N numbers per key.
 """

@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trm import pretrained
-from trm.inference import Thought, think
+from trm.config import Effort
+from trm.errors import UserError
+from trm.inference import Decision, ponder, refine
 from trm.models import RecursiveModel
 from trm.tasks import Task
 
@@ -25,11 +29,15 @@ class Answer:
     verified: bool | None
     """Whether the rules confirm the answer; None where the task cannot tell."""
     steps: int
-    """Supervision steps used."""
+    """Supervision steps of the chosen rollout."""
     halt_probability: float
-    """The model's own probability that the answer is right."""
+    """The model's own probability that its answer is right."""
+    rollouts: int = 1
+    """Rollouts used."""
+    by: str = "model"
+    """`model`, or `search` where the exact solver had to step in."""
 
-    def as_dict(self) -> dict[str, str | bool | int | float | None]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
@@ -50,78 +58,92 @@ class Solver:
     def __init__(self, model: RecursiveModel, task: Task, steps: int):
         self.model = model.eval()
         self.task = task
-        self.steps_by_default = steps
-        self.device = model.y_init.device
-        self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
+        self.training_steps = steps
+        self.chunk = chunk_size(model)
 
-    def solve(
-        self, puzzles: str | Iterable[str], steps: int | None = None, early_stop: bool = True
-    ) -> list[Answer]:
+    def solve(self, puzzles: str | Iterable[str], effort: Effort | None = None) -> list[Answer]:
         """Solve puzzles given as text; answers come in the same order.
 
         Raises UserError for a malformed puzzle. Whether it has exactly one solution is not asked here:
         `task.check` does that.
         """
+        effort = effort or Effort()
         texts = [puzzles] if isinstance(puzzles, str) else list(puzzles)
         tokens = [self.task.parse(text) for text in texts]
+        size = max(1, self.chunk // effort.rollouts)
         answers = []
-        for start in range(0, len(tokens), self.chunk):
-            answers += self._solve_chunk(np.stack(tokens[start : start + self.chunk]), steps, early_stop)
+        for first in range(0, len(tokens), size):
+            part = tokens[first : first + size]
+            answers += map(self._answer, part, self.decide(np.stack(part), effort), [effort] * len(part))
         return answers
 
-    def steps(self, puzzle: str, steps: int | None = None, early_stop: bool = True) -> Iterator[Refinement]:
-        """The answer to one puzzle after each supervision step, until it is done."""
-        tokens_1L = self._to_device(self.task.parse(puzzle)[None])
-        for thought in self._think(tokens_1L, steps, early_stop):
-            for _, refinement in self._refinements(thought):
-                yield refinement
+    def steps(self, puzzle: str, effort: Effort | None = None) -> Iterator[Refinement]:
+        """The answer to one puzzle after each supervision step of the plain rollout, until it is done."""
+        effort = effort or Effort()
+        tokens_1L = self._tensor(self.task.parse(puzzle)[None])
+        steps = effort.steps or self.training_steps
+        for thought in refine(self.model, self.task, tokens_1L, _ids(tokens_1L), steps, effort):
+            yield Refinement(
+                thought.step,
+                thought.answer_AL[0].cpu().numpy().astype(np.uint8),
+                thought.halt_A[0].sigmoid().item(),
+                bool(thought.done_A[0]),
+            )
 
-    def answer(self, tokens_L: np.ndarray, last: Refinement) -> Answer:
-        """The answer that the last refinement of a puzzle is."""
+    def decide(self, tokens_BL: np.ndarray, effort: Effort) -> list[Decision]:
+        """Answers to one batch of puzzles, as tokens uint8 [B, L]."""
+        tokens = self._tensor(tokens_BL)
+        steps = effort.steps or self.training_steps
+        return ponder(self.model, self.task, tokens, _ids(tokens), steps, effort)
+
+    def _answer(self, tokens_L: np.ndarray, decision: Decision, effort: Effort) -> Answer:
+        answer_L, by = decision.answer_L, "model"
+        verified = self.task.verify(tokens_L, answer_L)
+        if effort.exact and verified is False:
+            found = self.task.solve_exactly(tokens_L)
+            if found is not None:
+                answer_L, by, verified = found, "search", self.task.verify(tokens_L, found)
         return Answer(
             puzzle=self.task.text(tokens_L),
-            answer=self.task.text(last.answer),
-            verified=self.task.verify(tokens_L, last.answer),
-            steps=last.step,
-            halt_probability=last.halt_probability,
+            answer=self.task.text(answer_L),
+            verified=verified,
+            steps=decision.steps,
+            halt_probability=float(1 / (1 + np.exp(-decision.halt))),
+            rollouts=effort.rollouts,
+            by=by,
         )
 
-    def _refinements(self, thought: Thought) -> Iterator[tuple[int, Refinement]]:
-        """Rows of the batch and what one step made of them."""
-        answers = thought.answer_AL.cpu().numpy().astype(np.uint8)
-        chances, done = thought.halt_A.sigmoid().tolist(), thought.done_A.tolist()
-        for row, answer, chance, ends in zip(thought.row_A.tolist(), answers, chances, done, strict=True):
-            yield row, Refinement(thought.step, answer, chance, ends)
-
-    def _solve_chunk(self, tokens_BL: np.ndarray, steps: int | None, early_stop: bool) -> list[Answer]:
-        answers: dict[int, Answer] = {}
-        for thought in self._think(self._to_device(tokens_BL), steps, early_stop):
-            for row, refinement in self._refinements(thought):
-                if refinement.done:
-                    answers[row] = self.answer(tokens_BL[row], refinement)
-        return [answers[row] for row in range(len(tokens_BL))]
-
-    def _think(self, tokens_BL: torch.Tensor, steps: int | None, early_stop: bool):
-        puzzle_B = torch.zeros(len(tokens_BL), dtype=torch.long, device=self.device)
-        return think(self.model, tokens_BL, puzzle_B, steps or self.steps_by_default, early_stop)
-
-    def _to_device(self, tokens_BL: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(tokens_BL).long().to(self.device)
+    def _tensor(self, tokens_BL: np.ndarray) -> Tensor:
+        return torch.from_numpy(tokens_BL).long().to(self.model.y_init.device)
 
 
-def load(name: str | Path, device: str = "auto") -> Solver:
+def _ids(tokens_BL: Tensor) -> Tensor:
+    """Puzzle ids of new puzzles: all 0."""
+    return torch.zeros(len(tokens_BL), dtype=torch.long, device=tokens_BL.device)
+
+
+def chunk_size(model: RecursiveModel) -> int:
+    """Rows per batch for a model where it is."""
+    return CPU_CHUNK if model.y_init.device.type == "cpu" else GPU_CHUNK
+
+
+def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> Solver:
     """A solver from a model folder, a training run, bundled weights by name, or a hub repository.
 
-    `device` is auto, cpu, cuda or mps. Raises UserError if there is no such model or it is damaged.
+    `device` is auto, cpu, cuda or mps; `dtype` overrides the precision of the forward pass (very deep
+    runs need float32). Raises UserError if there is no such model or it is damaged.
     """
-    found = pretrained.load(name, pick_device(device))
+    found = pretrained.load(name, pick_device(device), dtype)
     return Solver(found.model, found.task, found.config.steps)
 
 
 def pick_device(device: str) -> str:
     """The device to use: `auto` prefers CUDA, then an Apple GPU, then the CPU."""
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in here.items() if there)
+    if not here.get(device):
+        raise UserError(
+            f"no device {device!r} here: choose one of auto, {', '.join(n for n in here if here[n])}"
+        )
+    return device

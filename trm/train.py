@@ -42,6 +42,7 @@ from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
 from trm.losses import step_loss
 from trm.models import Problem, RecursiveModel, State, build
 from trm.optim import Ema, Optimizer
+from trm.solver import pick_device
 from trm.supervision import Batch, Slots, empty_slots, supervise
 from trm.tasks import Task, build_task
 from trm.terminal import bar
@@ -72,6 +73,7 @@ def train(
     checkpoint stays good.
     """
     console = console or Console(quiet=True)
+    device = pick_device(device)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
         resume = config is None
         config = _reopen(folder) if config is None else _open(folder, config)

@@ -7,12 +7,14 @@ Shapes: N puzzles, L tokens.
 """
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from trm.errors import UserError
+from trm.files import write_atomic
 from trm.tasks.task import Task
 
 
@@ -45,7 +47,7 @@ def from_arrays(tokens_NL: np.ndarray, answers_NL: np.ndarray, rating_N: np.ndar
 def read_csv(path: Path, task: Task, limit: int | None = None) -> Puzzles:
     """Read puzzles of a task; UserError names the line of a missing column or a broken row."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return _read(csv.reader(file), str(path), task, limit)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV text file: {error}") from None
@@ -62,30 +64,31 @@ def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
     question, answer = header.index("question"), header.index("answer")
     rating = header.index("rating") if "rating" in header else None
     tokens, answers, ratings = [], [], []
-    for line, row in enumerate(rows, start=2):
+    for row in rows:
         if limit is not None and len(tokens) >= limit:
             break
+        if not row:  # a blank line
+            continue
         try:
             if len(row) != len(header):
                 raise UserError(f"{len(row)} fields where the header has {len(header)}")
             tokens.append(task.parse(row[question]))
             answers.append(task.parse(row[answer]))
-            ratings.append(0 if rating is None else int(row[rating] or 0))
+            ratings.append(np.int32(0 if rating is None else int(row[rating] or 0)))
             if task.verify(tokens[-1], answers[-1]) is False:
                 raise UserError("the answer does not solve the question")
-        except (UserError, ValueError) as error:
-            raise UserError(f"{path}, line {line}: {error}") from None
+        except (UserError, ValueError, OverflowError) as error:
+            raise UserError(f"{path}, line {rows.line_num}: {error}") from None
     if not tokens:
         raise UserError(f"{path} holds no puzzles")
     return from_arrays(np.stack(tokens), np.stack(answers), np.array(ratings))
 
 
 def write_csv(path: Path, task: Task, puzzles: Puzzles, source: str) -> None:
-    """Write puzzles in the same schema."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["source", "question", "answer", "rating"])
-        for tokens, answer, rating in zip(
-            puzzles.tokens_NL, puzzles.answers_NL, puzzles.rating_N, strict=True
-        ):
-            writer.writerow([source, task.text(tokens), task.text(answer), int(rating)])
+    """Write puzzles in the same schema; the file appears as a whole."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "question", "answer", "rating"])
+    for tokens, answer, rating in zip(puzzles.tokens_NL, puzzles.answers_NL, puzzles.rating_N, strict=True):
+        writer.writerow([source, task.text(tokens), task.text(answer), int(rating)])
+    write_atomic(path, text.getvalue())

@@ -91,6 +91,11 @@ def prepare(
     resumed run sees the same ones even if the generator has changed.
     """
     if not config.train:
+        if not (config.generate_train and config.generate_validation):
+            raise UserError(
+                "no training data: give data.train and data.validation (CSV files), "
+                "or data.generate_train and data.generate_validation (numbers of puzzles)"
+            )
         files = {name: folder / f"{name}.csv" for name in ("train", "validation", "test")}
         if not files["test"].exists():  # written last
             folder.mkdir(parents=True, exist_ok=True)

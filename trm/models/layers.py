@@ -123,7 +123,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """A stack of blocks applied to the sum of its inputs."""
+    """A stack of blocks."""
 
     def __init__(self, blocks: list[Block]):
         super().__init__()

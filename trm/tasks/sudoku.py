@@ -45,20 +45,20 @@ class Sudoku(Task):
         self.vocab_size = self.side + 2
 
     def parse(self, text: str) -> np.ndarray:
-        cells = text.translate(_DRAWING).upper()
-        if len(cells) != self.length:
+        chars = text.translate(_DRAWING)
+        if len(chars) != self.length:
             raise UserError(
-                f"the puzzle has {len(cells)} cells, but a {self.side}x{self.side} Sudoku has {self.length}; "
+                f"the puzzle has {len(chars)} cells, but a {self.side}x{self.side} Sudoku has {self.length}; "
                 "write one character per cell, '.' for a blank"
             )
         symbols = _DIGITS[: self.side]
-        for i, char in enumerate(cells):
-            if char not in symbols and char not in ".0":
+        for i, char in enumerate(chars):
+            if char.upper() not in symbols and char not in ".0":
                 raise UserError(
                     f"{char!r} in row {i // self.side + 1}, column {i % self.side + 1} is not a digit of a "
                     f"{self.side}x{self.side} Sudoku; use {symbols[0]}-{symbols[-1]} and '.' for a blank"
                 )
-        return np.array([BLANK if c in ".0" else symbols.index(c) + 2 for c in cells], dtype=np.uint8)
+        return np.array([BLANK if c in ".0" else symbols.index(c.upper()) + 2 for c in chars], dtype=np.uint8)
 
     def text(self, tokens_L: np.ndarray) -> str:
         return "".join(self._char(token) for token in tokens_L)
@@ -83,6 +83,12 @@ class Sudoku(Task):
         from trm.tasks.sudoku_solver import is_solution
 
         return is_solution(_digits(tokens_L), _digits(answer_L), *self.box)
+
+    def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
+        from trm.tasks.sudoku_solver import search
+
+        found = search(_digits(tokens_L), *self.box, limit=1, max_guesses=_CHECK_BUDGET).solutions
+        return found[0] + np.uint8(1) if len(found) else None
 
     def symmetry(self, key_B: "Tensor") -> "Symmetry":
         import torch
@@ -156,5 +162,5 @@ class Sudoku(Task):
 
 
 def _digits(tokens_L: np.ndarray) -> np.ndarray:
-    """The solver's boards: 0 = blank, 1.. = digits; padding becomes 255, which is no digit."""
-    return (tokens_L - np.uint8(1)).astype(np.uint8)
+    """The solver's boards: 0 = blank, 1.. = digits; padding becomes -1, which is no digit."""
+    return np.asarray(tokens_L).astype(np.int16) - 1

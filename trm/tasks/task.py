@@ -41,6 +41,10 @@ class Task(ABC):
         """Whether the answer solves the puzzle; None where the rules cannot tell. Never raises."""
 
     @abstractmethod
+    def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
+        """The answer by exact search, uint8 [L]; None where the search is too long or there is none."""
+
+    @abstractmethod
     def symmetry(self, key_B: "Tensor") -> "Symmetry":
         """A uniformly drawn symmetry for every key (see `rng`)."""
 

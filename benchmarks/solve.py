@@ -1,0 +1,70 @@
+"""Puzzles per second of ways of solving, against the plain loop over all steps, in one run.
+
+    python benchmarks/solve.py [--model mini] [--data FILE] [--n 500]
+
+The plain loop gives every puzzle all supervision steps, in chunks of the same size. Every row says its
+exact accuracy, since speed at a loss of accuracy is none. Without data, puzzles of the model's size are
+generated from a fixed seed (they may be essentially the same as training puzzles of the bundled weights:
+for accuracy to report, give a test file).
+"""
+
+from pathlib import Path
+
+import torch
+import tyro
+from flops import matmul_peak, step_flops
+from train_step import peak_memory
+
+import trm
+from trm.config import DataConfig, Effort
+from trm.curve import Point, measure
+from trm.data import sources
+
+
+def main(
+    model: str = "mini",
+    data: Path | None = None,
+    n: int = 500,
+    steps: int = 16,
+    chunks: tuple[int, ...] = (64,),
+    repeat: int = 3,
+) -> None:
+    """Compare ways of solving.
+
+    Args:
+        model: Weights, as for `trm solve`.
+        data: CSV file of puzzles.
+        n: Puzzles.
+        steps: Most supervision steps.
+        chunks: Rows per batch to try.
+        repeat: Times that everything is run; the fastest counts.
+    """
+    solver = trm.load(model)
+    device = solver.model.y_init.device
+    if data is not None:
+        puzzles = sources.read(str(data), solver.task, n)
+    else:
+        puzzles = sources.generate(DataConfig(generate_test=n), solver.task, 12345, lambda k: None)["test"]
+    peak = matmul_peak(device, torch.float32)
+    print(f"{device}, {torch.get_num_threads()} threads; matrix product {peak / 1e9:,.0f} GFLOP/s")
+    print(f"{'way':<22}{'chunk':>6}{'puzzles/s':>11}{'ratio':>7}{'steps':>7}{'exact %':>9}{'% of peak':>11}")
+    ways = {"all steps": Effort(steps=steps, early_stop=False), "stop when settled": Effort(steps=steps)}
+    ways["stop when verified"] = Effort(steps=steps, select="verify")
+    for chunk in chunks:
+        solver.chunk = chunk
+        plain = 0.0
+        # In turns, so that a change in the machine's speed meets every way.
+        rounds = [{name: measure(solver, puzzles, way) for name, way in ways.items()} for _ in range(repeat)]
+        for name in ways:
+            best: Point = max((each[name] for each in rounds), key=lambda point: point.puzzles_per_second)
+            plain = plain or best.puzzles_per_second
+            flops = step_flops(solver.model, training=False) * best.steps * best.puzzles_per_second
+            print(
+                f"{name:<22}{chunk:>6}{best.puzzles_per_second:>11.1f}{best.puzzles_per_second / plain:>7.2f}"
+                f"{best.steps:>7.2f}{100 * best.exact.value:>9.2f}{100 * flops / peak:>11.1f}"
+            )
+    print(f"peak memory {peak_memory(device):.2f} GiB")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

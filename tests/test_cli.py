@@ -1,0 +1,467 @@
+"""The command: what it prints, what it returns, and one line on stderr for all that a user can put right."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+from tiny import ANSWER, PUZZLES
+
+from trm import cli
+from trm.config import SudokuConfig
+from trm.data.puzzles import read_csv
+from trm.tasks.sudoku import Sudoku
+
+COMMANDS = {"solve": cli.solve, "train": None, "eval": cli.eval_, "data": cli.data, "info": cli.info}
+SMALL = [
+    "--data.generate-train=8",
+    "--data.generate-validation=3",
+    "--data.generate-test=3",
+    "--data.extra-clues=3",
+]
+BOARD = ["--box-rows=2", "--box-cols=2", "--extra-clues=2", "--train=4", "--validation=0", "--test=2"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Work in an empty folder that holds the model `model`, and files that tests refer to by name."""
+    monkeypatch.chdir(tmp_path)
+    tiny.save(tmp_path / "model")
+    rows = [f"me,{puzzle},{ANSWER},1" for puzzle in PUZZLES]
+    files = {
+        "good.csv": "\n".join(["source,question,answer,rating", *rows]) + "\n",
+        "columns.csv": f"puzzle,solution\n{PUZZLES[0]},{ANSWER}\n",
+        "wrong.csv": f"question,answer\n{PUZZLES[0]},{ANSWER}\n{PUZZLES[0]},{ANSWER[:-1]}2\n",
+        "empty.txt": "\n \n",
+        "lines.txt": f"{PUZZLES[0]}\n\n{PUZZLES[1]}\n{PUZZLES[2]}\n",
+        "bad.txt": f"{PUZZLES[0]}\n\n11..............\n",
+        "list.yaml": "- 1\n",
+        "broken.yaml": "a: [1\n",
+        "typo.yaml": "model: {widht: 3}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def believe(monkeypatch):
+    """Let the rules confirm every answer, as the model of these tests never solves anything."""
+    monkeypatch.setattr(Sudoku, "verify", lambda *args: True)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    try:
+        code = cli.main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capsys.readouterr()
+
+
+def process(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", "from trm.cli import main; raise SystemExit(main())", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def answers(*puzzles: str) -> str:
+    """What `--brief` prints for puzzles."""
+    return "".join(answer.answer + "\n" for answer in tiny.solver().solve(puzzles))
+
+
+# --- what a user can put right
+
+SOLVE = ["solve", "--model", "model"]
+BAD = [
+    (["slove"], "slove"),
+    (["solve"], "give a puzzle"),
+    (["solve", "--bogus"], "--bogus"),
+    ([*SOLVE, PUZZLES[0], PUZZLES[1]], PUZZLES[1]),
+    ([*SOLVE, "123"], "the puzzle has 3 cells, but a 4x4 Sudoku has 16"),
+    ([*SOLVE, PUZZLES[0][:-1] + "x"], "'x' in row 4, column 4 is not a digit of a 4x4 Sudoku"),
+    ([*SOLVE, "11.............."], "contradictory clues: 1 stands in row 1, column 1 and in row 1, column 2"),
+    ([*SOLVE, "123........4...."], "no solution"),
+    ([*SOLVE, "." * 16], "several solutions"),
+    ([*SOLVE, "--brief", "." * 16], "several solutions"),
+    ([*SOLVE, PUZZLES[0], "--file", "lines.txt"], "a puzzle or --file, not both"),
+    ([*SOLVE, "--file", "nothing.txt"], "cannot read nothing.txt: No such file"),
+    ([*SOLVE, "--file", "full"], "cannot read full"),
+    ([*SOLVE, "--file", "binary"], "cannot read binary"),
+    ([*SOLVE, "--file", "empty.txt"], "empty.txt holds no puzzles"),
+    ([*SOLVE, "--file", "bad.txt"], "bad.txt, line 3: contradictory"),
+    ([*SOLVE, "--file", "columns.csv"], "columns.csv"),
+    ([*SOLVE, PUZZLES[0], "--steps", "two"], "--steps"),
+    ([*SOLVE, PUZZLES[0], "--steps", "0"], "steps"),
+    ([*SOLVE, PUZZLES[0], "--steps", "-1"], "steps"),
+    ([*SOLVE, PUZZLES[0], "--device", "abacus"], "--device"),
+    (["solve", PUZZLES[0], "--model", "nope"], "no model 'nope'"),
+    (["solve", PUZZLES[0], "--model", "full"], "full holds no model"),
+    (["solve", "." * 7], "no bundled weights fit the first puzzle"),
+    (["eval"], "give a model and data"),
+    (["eval", "model"], "give a model and data"),
+    (["eval", "nope", "--data", "good.csv"], "no model 'nope'"),
+    (["eval", "model", "--data", "nothing.csv"], "cannot read nothing.csv: No such file"),
+    (["eval", "model", "--data", "columns.csv"], "columns.csv: no column 'question'"),
+    (["eval", "model", "--data", "wrong.csv"], "wrong.csv, line 3: the answer does not solve the question"),
+    (["eval", "model", "--data", "binary"], "binary"),
+    (["eval", "model", "--data", "hub:nope"], "unknown hub file 'hub:nope'"),
+    (["eval", "model", "--data", "good.csv", "--weights", "ema"], "no ema weights, only raw"),
+    (["eval", "model", "--data", "good.csv", "--weights", "best"], "--weights"),
+    (["eval", "model", "--data", "good.csv", "--limit", "0"], "limit"),
+    (["eval", "model", "--data", "good.csv", "--steps", "-1"], "steps"),
+    (["train", "minii"], "unknown recipe 'minii'; did you mean 'mini'?"),
+    (["train", "nothing.yaml"], "cannot read nothing.yaml"),
+    (["train", "list.yaml"], "list.yaml"),
+    (["train", "broken.yaml"], "broken.yaml is not valid YAML"),
+    (["train", "binary.yaml"], "binary.yaml"),
+    (["train", "typo.yaml"], "unknown option 'model.widht'; did you mean 'model.width'?"),
+    (["train", "tiny", "--model.widht", "3"], "did you mean --model.width?"),
+    (["train", "tiny", "--model.width", "abc"], "--model.width"),
+    (["train", "tiny", "--model.width", "12"], "width 12 is not a multiple of heads 8"),
+    (["train", "tiny", "--train.steps", "0"], "steps"),
+    (["train", "tiny", "--optimizer.name", "sgd"], "--optimizer.name"),
+    (["train", "tiny", "--out", "full"], "full is not empty and holds no run"),
+    (["train", "tiny", "--out", "good.csv"], "good.csv"),
+    (["train", "tiny", "--data.train", "nothing.csv", "--out", "new"], "cannot read nothing.csv"),
+    (["train", "tiny", "--data.train", "good.csv", "--out", "new"], "data.hold_out is 0 of 8 puzzles"),
+    (["train", "--resume", "nothing"], "nothing holds no run"),
+    (["train", "--resume", "full", "--out", "new"], "--resume goes on with the run as it is"),
+    (["train", "--resume", "full", "--model.width", "8"], "--resume goes on with the run as it is"),
+    (["train", "--out", "new", "tiny", *SMALL, "--train.steps", "1"], "first"),
+    (["data"], "--out"),
+    (["data", "chess", "--out", "new"], "chess"),
+    (["data", "--out", "new", "--box-rows", "9"], "box_rows"),
+    (["data", "--out", "new", "--train", "-1"], "train"),
+    (["data", "--out", "new", "--seed", "-1"], "seed"),
+    (
+        ["data", "--out", "new", "--box-rows", "2", "--box-cols", "2", "--train", "99"],
+        "ask for fewer puzzles",
+    ),
+    (["info", "nope"], "no model 'nope'"),
+    (["info", "full"], "full holds no model"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=[" ".join(arguments)[:60] for arguments, _ in BAD]
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("trm: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not any(mark in err for mark in ("Traceback", "│", "__tyro", "\x1b", "  ", "---", "──"))
+
+
+def test_a_device_that_is_not_there_is_bad_input(capsys):
+    import torch
+
+    device = "mps" if torch.cuda.is_available() else "cuda"
+    for arguments in (
+        [*SOLVE, PUZZLES[0]],
+        ["eval", "model", "--data", "good.csv"],
+        ["train", "tiny", "--out", "new", *SMALL],
+    ):
+        code, _, err = run(capsys, *arguments, "--device", device)
+        assert (code, err.count("\n")) == (2, 1)
+        assert device in err
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(capsys):
+    code, _, err = run(capsys, "data", "--out", "good.csv/new", *BOARD)
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_hints_name_options_of_the_same_command(capsys):
+    assert "did you mean --json?" in run(capsys, *SOLVE, PUZZLES[0], "--jsn")[2]
+    assert "did you mean" not in run(capsys, "--version")[2]
+
+
+def test_standard_input_is_named_when_it_is_empty(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert "standard input holds no puzzles" in run(capsys, *SOLVE, "-")[2]
+
+
+# --- solve
+
+
+def test_solve_json(capsys):
+    code, out, err = run(capsys, *SOLVE, "--json", "--file", "lines.txt")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (1, "")
+    for line, answer in zip(lines, tiny.solver().solve(PUZZLES[:3]), strict=True):
+        assert list(line) == ["puzzle", "answer", "verified", "steps", "halt_probability", "rollouts", "by"]
+        assert (line["puzzle"], line["answer"], line["steps"]) == (answer.puzzle, answer.answer, answer.steps)
+        assert line["verified"] is False
+        assert line["halt_probability"] == pytest.approx(answer.halt_probability)
+
+
+@pytest.mark.parametrize("mode", [[], ["--brief"], ["--json"]])
+def test_exit_code_says_whether_the_rules_confirm(capsys, mode, believe):
+    assert run(capsys, *SOLVE, PUZZLES[0], *mode)[0] == 0
+
+
+@pytest.mark.parametrize("mode", [[], ["--brief"], ["--json"]])
+def test_exit_code_of_an_unverified_answer(capsys, mode):
+    assert run(capsys, *SOLVE, PUZZLES[0], *mode)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "extra", [[], ["--steps", "3"], ["--no-early-stop"], ["--no-early-stop", "--steps", "9"]]
+)
+def test_solve_shows_every_step_and_the_verdict(capsys, extra):
+    _, out, _ = run(capsys, *SOLVE, PUZZLES[0], "--json", *extra)
+    expected = json.loads(out)
+    code, out, _ = run(capsys, *SOLVE, PUZZLES[0], *extra)
+    assert code == 1
+    titles = [word for word in out.replace("─", " ").split() if word in ("puzzle", "step")]
+    assert titles == ["puzzle"] + ["step"] * expected["steps"]
+    assert f"not solved: the answer breaks the rules; {expected['steps']} steps" in out
+    assert out.splitlines()[-1] == expected["answer"]
+
+
+def test_all_steps_runs_them_all(capsys):
+    for steps, extra in ((6, []), (9, ["--steps", "9"])):
+        out = run(capsys, *SOLVE, PUZZLES[0], "--json", "--no-early-stop", *extra)[1]
+        assert json.loads(out)["steps"] == steps
+
+
+GRIDS = {
+    "lines": "\n".join(PUZZLES[:3]),
+    "lines between blank lines": "\n\n".join(PUZZLES[:3]) + "\n\n",
+    "grids": "\n\n".join("\n".join(puzzle[i : i + 4] for i in range(0, 16, 4)) for puzzle in PUZZLES[:3]),
+    "csv": "answer,question\r\n" + "".join(f"{ANSWER},{puzzle}\r\n" for puzzle in PUZZLES[:3]),
+    "quoted csv": '"question","answer"\n' + "".join(f'"{puzzle}","{ANSWER}"\n' for puzzle in PUZZLES[:3]),
+    "csv with a blank line": "question\n" + "\n".join(PUZZLES[:3]) + "\n\n",
+    "csv with a byte order mark": "\ufeffquestion\n" + "\n".join(PUZZLES[:3]) + "\n",
+    "a byte order mark": "\ufeff" + "\n".join(PUZZLES[:3]) + "\n",
+    "drawn": "\n\n".join(
+        "\n".join(f"{row[:2]}|{row[2:]}" for row in (puzzle[i : i + 4] for i in range(0, 16, 4)))
+        for puzzle in PUZZLES[:3]
+    ),
+    "framed": "\n\n".join(
+        "+-------+-------+\n"
+        + "".join(f"| {a} {b} | {c} {d} |\n" for a, b, c, d in (puzzle[i : i + 4] for i in range(0, 16, 4)))
+        + "+-------+-------+"
+        for puzzle in PUZZLES[:3]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_puzzles_of_a_file_in_any_layout(capsys, here, name):
+    (here / "in.txt").write_text(GRIDS[name], encoding="utf-8", newline="")
+    code, out, err = run(capsys, *SOLVE, "--brief", "--file", "in.txt")
+    assert (code, out, err) == (1, answers(*PUZZLES[:3]), "")
+
+
+def test_rows_of_a_16x16_grid_are_one_puzzle():
+    rows = "\n".join(["." * 16] * 16)
+    task = Sudoku(SudokuConfig(box_rows=4, box_cols=4))
+    assert [source.text for source in cli._split(rows, "x", task)] == ["." * 256]
+
+
+def test_rows_of_a_drawn_9x9_grid_are_one_puzzle():
+    band = "5 3 . | . 7 . | . . .\n" * 3
+    grid = "------+-------+------\n".join([band] * 3)
+    (source,) = cli._split(grid, "x", Sudoku(SudokuConfig()))
+    assert "".join(char for char in source.text if char in "53.7") == ("53..7...." * 9)
+
+
+@pytest.mark.parametrize("how", [["-"], ["--file", "-"]])
+def test_standard_input(capsys, monkeypatch, how):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(PUZZLES[:2])))
+    assert run(capsys, *SOLVE, "--brief", *how)[1] == answers(*PUZZLES[:2])
+
+
+def test_a_puzzle_may_be_drawn(capsys):
+    drawn = "12|34\n34|12\n--+--\n21|43\n43|2."
+    assert run(capsys, *SOLVE, "--brief", drawn)[1] == answers(PUZZLES[0])
+
+
+# --- eval, data, info, train
+
+
+def test_eval_json(capsys):
+    code, out, err = run(capsys, "eval", "model", "--data", "good.csv", "--json", "--all-steps")
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(report) == ["model", "data", "n", "weights"]
+    assert (report["model"], report["data"], report["n"]) == ("model", "good.csv", 8)
+    (figures,) = report["weights"].values()
+    assert list(report["weights"]) == ["raw"]
+    assert set(figures) == {"n", "early_stop", "all_steps", "per_step", "calibration"}
+    assert len(figures["per_step"]) == 6
+    for way in ("early_stop", "all_steps"):
+        assert set(figures[way]) == {"exact", "cells", "mean_steps", "puzzles_per_second"}
+        assert set(figures[way]["exact"]) == {"value", "low", "high"}
+    assert figures["early_stop"]["mean_steps"] == sum(a.steps for a in tiny.solver().solve(PUZZLES)) / 8
+
+
+def test_eval_limit_and_steps(capsys):
+    out = run(capsys, "eval", "model", "--data", "good.csv", "--json", "--limit", "2", "--steps", "3")[1]
+    report = json.loads(out)
+    assert report["n"] == 2
+    assert len(report["weights"]["raw"]["per_step"]) == 3
+    assert report["weights"]["raw"]["all_steps"] is None
+
+
+def test_eval_table(capsys):
+    code, out, _ = run(capsys, "eval", "model", "--data", "good.csv")
+    assert code == 0
+    assert "model on good.csv, n = 8" in out
+    for row in ("exact, stopping early", "cells", "mean steps", "exact after step 4", "exact after step 6"):
+        assert row in out
+    assert "0.00 % [0.00, 32.44]" in out  # Wilson's interval for 0 of 8
+    assert "all steps" not in out
+    assert "exact, all steps" in run(capsys, "eval", "model", "--data", "good.csv", "--all-steps")[1]
+
+
+def test_data_writes_files_once(capsys, here):
+    arguments = ["data", "sudoku", *BOARD]
+    code, out, _ = run(capsys, *arguments, "--out", "new/data")
+    assert code == 0
+    assert out == "new/data/train.csv: 4 puzzles\nnew/data/test.csv: 2 puzzles\n"
+    assert {path.name for path in (here / "new/data").iterdir()} == {"train.csv", "test.csv"}
+    assert len(read_csv(here / "new/data/train.csv", tiny.TASK)) == 4
+    before = (here / "new/data/train.csv").read_bytes()
+    code, out, err = run(capsys, *arguments, "--out", "new/data", "--seed", "1")
+    assert (code, out) == (2, "")
+    assert err == "trm: error: new/data/train.csv exists; choose another folder with --out\n"
+    assert (here / "new/data/train.csv").read_bytes() == before
+
+
+def test_data_depends_on_the_seed(capsys, here):
+    arguments = ["data", *BOARD]
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert run(capsys, *arguments, "--out", name, "--seed", seed)[0] == 0
+    a, b, c = ((here / name / "train.csv").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_info(capsys):
+    code, out, _ = run(capsys, "info")
+    assert code == 0
+    assert "mini" in out
+    assert "tiny" in out
+    out = run(capsys, "info", "tiny")[1]
+    assert "box_rows: 2" in out
+    code, out, _ = run(capsys, "info", "model")
+    assert code == 0
+    count = sum(weight.numel() for weight in tiny.model().parameters())
+    assert out.startswith(f"# weights in model: {count:,} parameters\n")
+
+
+def test_a_run_from_train_to_eval(capsys, here):
+    code, out, err = run(
+        capsys, "train", "tiny", "--out", "run", "--train.steps=2", "--train.batch=8", *SMALL
+    )
+    assert (code, err) == (0, "")
+    assert "finished 2 steps" in out
+    report = json.loads(run(capsys, "eval", "run", "--data", "run/data/test.csv", "--json")[1])
+    assert list(report["weights"]) == ["ema", "raw"]
+    assert report["weights"]["ema"]["early_stop"]["cells"] != report["weights"]["raw"]["early_stop"]["cells"]
+    one = json.loads(
+        run(capsys, "eval", "run", "--data", "run/data/test.csv", "--json", "--weights", "raw")[1]
+    )
+    assert one["weights"]["raw"]["per_step"] == report["weights"]["raw"]["per_step"]
+    assert list(one["weights"]) == ["raw"]
+    assert "steps: 2" in run(capsys, "info", "run")[1]
+    code, _, err = run(capsys, "train", "tiny", "--out", "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "run holds another run; go on with it by `trm train --resume run`" in err
+
+
+def test_stop_before_the_first_step_can_be_resumed(capsys):
+    small = ["--train.steps", "1", "--train.batch", "4", *SMALL]
+    code, _, _ = run(capsys, "train", "tiny", "--out", "run", "--stop-after", "0", *small)
+    if code == 0:  # said to be saved; refusing is as good
+        assert run(capsys, "train", "--resume", "run")[0] == 0
+
+
+# --- help, and processes of its own
+
+
+def test_no_arguments_is_help(capsys):
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_the_examples(capsys, command):
+    code, out, err = run(capsys, command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: trm {command}")
+    docstring = (COMMANDS[command] or cli._train_command(cli.load_recipe("tiny"))).__doc__
+    examples = [
+        line.strip() for line in docstring.splitlines() if f"trm {command} " in line and "`" not in line
+    ]
+    assert examples or "For example" not in docstring
+    for example in examples:
+        assert example in out
+
+
+def test_help_of_train_shows_the_values_of_the_recipe(capsys):
+    assert "(default: 4000)" in run(capsys, "train", "--help")[1]
+    assert "(default: 300)" in run(capsys, "train", "tiny", "--help")[1]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ""])
+def test_help_is_quick(command):
+    def seconds() -> float:
+        start = time.perf_counter()
+        done = process(*filter(None, [command]), "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        return time.perf_counter() - start
+
+    assert any(seconds() < 1.5 for _ in range(3))
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; from trm.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_process_solves_from_a_pipe():
+    done = process(*SOLVE, "-", "--brief", input=PUZZLES[0] + "\n")
+    assert (done.returncode, done.stdout, done.stderr) == (1, answers(PUZZLES[0]), "")
+
+
+def test_process_fails_in_one_line():
+    done = process("solve", "--model", "nope", PUZZLES[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("trm: error: no model 'nope'")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["solve", "--bogus"], 2), ([*SOLVE, PUZZLES[0]], 1)])
+def test_process_where_output_is_not_unicode(arguments, code):
+    done = process(*arguments, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == code
+    assert done.stderr.count("\n") == (code == 2)
+    assert "---" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """`trm info tiny | true`: the pipe is closed before anything is written."""
+    command = [sys.executable, "-c", "from trm.cli import main; raise SystemExit(main())", "info", "tiny"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        child.stdout.close()
+        assert child.stderr.read() == ""
+    assert child.returncode in (0, 141)

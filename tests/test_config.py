@@ -1,0 +1,203 @@
+"""Configuration: recipes survive the round trip through YAML, and every fault is named in one line."""
+
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from trm.config import (
+    EmaConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SudokuConfig,
+    SupervisionConfig,
+    dump_config,
+    load_config,
+    load_recipe,
+    option_names,
+    parse,
+    recipe_names,
+)
+from trm.errors import UserError
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "run.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_survives_the_round_trip(name: str, tmp_path: Path):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe != RunConfig()
+    again = load_config(write(tmp_path, dump_config(recipe)))
+    assert again == recipe
+    assert dump_config(again) == dump_config(recipe)
+
+
+def test_the_paper_recipe_says_what_the_paper_says():
+    c = load_recipe("sudoku-paper")
+    assert (c.model.width, c.model.layers, c.model.T, c.model.n, c.model.mixing) == (512, 2, 3, 6, "mixer")
+    assert (c.model.prefix, c.model.puzzle_width) == (16, 512)
+    assert (c.optimizer.name, c.optimizer.lr, c.optimizer.weight_decay) == ("adam_atan2", 1e-4, 1.0)
+    assert (c.optimizer.betas, c.optimizer.warmup, c.ema.decay) == ((0.9, 0.95), 2000, 0.999)
+    assert (c.supervision.steps, c.supervision.exploration, c.train.batch) == (16, 0.1, 768)
+    assert c.train.steps == 50_000 * 1000 // 768
+
+
+def test_extreme_values_survive_the_round_trip(tmp_path: Path):
+    values = {"optimizer": {"lr": 1e-12, "weight_decay": 1e16, "betas": [0.0, 0.999999]}}
+    config = parse(RunConfig, values, "test")
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+def test_numbers_that_yaml_reads_as_text_are_understood(tmp_path: Path):
+    # YAML 1.1 takes 1e-4, without a point, for a string.
+    assert load_config(write(tmp_path, "optimizer: {lr: 1e-4}")).optimizer.lr == 1e-4
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path):
+    assert load_config(write(tmp_path, "")) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "near"),
+    [
+        ("model: {widht: 32}", "model.widht", "model.width"),
+        ("train: {batch_size: 1}", "train.batch_size", "train.batch"),
+        ("sed: 1", "sed", "seed"),
+        ("modle: {width: 32}", "modle", "model"),
+        ("optimiser: {lr: 1}", "optimiser", "optimizer"),
+    ],
+)
+def test_an_unknown_key_is_named_with_a_near_one(tmp_path: Path, text: str, named: str, near: str):
+    with pytest.raises(UserError) as caught:
+        load_config(write(tmp_path, text))
+    assert f"unknown option {named!r}; did you mean {near!r}?" in str(caught.value)
+    assert "run.yaml" in str(caught.value)
+
+
+def test_the_near_name_is_one_of_the_class_that_was_parsed():
+    with pytest.raises(UserError, match=r"unknown option 'widht'; did you mean 'width'\?"):
+        parse(ModelConfig, {"widht": 3}, "test")
+
+
+def test_a_key_that_resembles_nothing_gets_no_hint(tmp_path: Path):
+    with pytest.raises(UserError, match=r"unknown option 'qqqqqqqq'$"):
+        load_config(write(tmp_path, "qqqqqqqq: 1"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "place"),
+    [
+        (ModelConfig, {"width": 0}, "width"),
+        (ModelConfig, {"kind": "lstm"}, "kind"),
+        (ModelConfig, {"T": 1.5}, "T"),
+        (ModelConfig, {"prefix": -1}, "prefix"),
+        (ModelConfig, {"dtype": "float16"}, "dtype"),
+        (SupervisionConfig, {"steps": 0}, "steps"),
+        (SupervisionConfig, {"exploration": 1.1}, "exploration"),
+        (LossConfig, {"label_smoothing": 1.0}, "label_smoothing"),
+        (OptimizerConfig, {"lr": -1.0}, "lr"),
+        (OptimizerConfig, {"lr": float("nan")}, "lr"),
+        (OptimizerConfig, {"lr": float("inf")}, "lr"),
+        (OptimizerConfig, {"betas": [0.9]}, "betas"),
+        (OptimizerConfig, {"betas": [0.9, 1.0]}, "betas"),
+        (OptimizerConfig, {"betas": [-0.1, 0.9]}, "betas"),
+        (EmaConfig, {"decay": 1.0}, "decay"),
+        (SudokuConfig, {"box_rows": 6}, "box_rows"),
+        (RunConfig, {"model": {"width": "wide"}}, "model.width"),
+        (RunConfig, {"model": [1]}, "model"),
+    ],
+)
+def test_bad_values_are_refused_and_their_place_named(kind: type, values: dict, place: str):
+    with pytest.raises(UserError, match=rf"^test: {place}"):
+        parse(kind, values, "test")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (ModelConfig, {"width": 30, "heads": 4}, "width 30 is not a multiple of heads 4"),
+        (ModelConfig, {"width": 12, "heads": 4}, "even head width"),
+        (ModelConfig, {"width": 16, "prefix": 2, "puzzle_width": 33}, "raise prefix"),
+        (ModelConfig, {"single_latent": True, "kind": "hrm"}, "single_latent"),
+        (ModelConfig, {"single_latent": True, "kind": "transformer"}, "single_latent"),
+        (ModelConfig, {"single_latent": True, "separate_networks": True}, "single_latent"),
+        (LossConfig, {"label_smoothing": 0.1}, "tokens: softmax"),
+        (LossConfig, {"label_smoothing": 0.1, "tokens": "stablemax64"}, "tokens: softmax"),
+        (SudokuConfig, {"box_rows": 1, "box_cols": 1}, "2 to 25 symbols"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(kind: type, values: dict, words: str):
+    with pytest.raises(UserError, match=words) as caught:
+        parse(kind, values, "test")
+    assert "Value error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (ModelConfig, {"width": 12, "heads": 4, "positions": "none"}),
+        (ModelConfig, {"width": 12, "heads": 4, "mixing": "mixer"}),
+        (ModelConfig, {"width": 16, "prefix": 2, "puzzle_width": 32}),
+        (LossConfig, {"label_smoothing": 0.1, "tokens": "softmax"}),
+        (SudokuConfig, {"box_rows": 1, "box_cols": 2}),
+        (SudokuConfig, {"box_rows": 5, "box_cols": 5}),
+    ],
+)
+def test_the_limits_themselves_are_allowed(kind: type, values: dict):
+    parse(kind, values, "test")
+
+
+def test_files_that_are_no_configuration_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"cannot read .*missing\.yaml: No such file"):
+        load_config(tmp_path / "missing.yaml")
+    with pytest.raises(UserError, match="cannot read"):
+        load_config(tmp_path)
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(write(tmp_path, "a: [1"))
+    with pytest.raises(UserError, match="valid dictionary"):
+        load_config(write(tmp_path, "just words"))
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"run\.yaml"):
+        load_config(write(tmp_path, b"name: \xff\xfe"))
+
+
+def test_recipes_are_found_by_name_or_path(tmp_path: Path):
+    assert {"mini", "tiny", "sudoku-paper", "sudoku-fast", "hrm-sudoku"} <= set(recipe_names())
+    with pytest.raises(
+        UserError, match=r"unknown recipe 'sudoku-papr'; did you mean 'sudoku-paper'\?"
+    ) as caught:
+        load_recipe("sudoku-papr")
+    assert all(name in str(caught.value) for name in recipe_names())
+    with pytest.raises(UserError, match=r"unknown recipe '\.\./config'"):
+        load_recipe("../config")
+    path = write(tmp_path, "{name: mine, seed: 7}")
+    assert load_recipe(str(path)) == RunConfig(name="mine", seed=7)
+    with pytest.raises(UserError, match=r"cannot read nowhere\.yml"):
+        load_recipe("nowhere.yml")
+
+
+def test_configurations_are_frozen():
+    config = RunConfig()
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        config.seed = 1
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        config.model.width = 16
+    assert hash(config) == hash(RunConfig())
+
+
+def test_option_names_are_dotted_and_every_option_is_documented():
+    names = option_names(RunConfig)
+    assert {"name", "seed", "model.T", "optimizer.betas", "task.box_rows"} <= set(names)
+    assert len(names) == len(set(names))
+    for section in RunConfig.model_fields.values():
+        for name, field in getattr(section.annotation, "model_fields", {}).items():
+            assert field.description, name

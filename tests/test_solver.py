@@ -1,0 +1,115 @@
+"""The solver: order, agreement of its two ways, what it promises to the importer."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from tiny import ANSWER, PUZZLES, TASK
+
+import trm
+from trm.config import Effort
+from trm.errors import UserError
+from trm.solver import Solver, pick_device
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_answers_come_in_order_over_chunks():
+    whole, parts = tiny.solver(), tiny.solver()
+    parts.chunk = 3
+    answers = parts.solve(PUZZLES)
+    assert [answer.puzzle for answer in answers] == list(PUZZLES)
+    for a, b in zip(answers, whole.solve(PUZZLES), strict=True):
+        assert (a.answer, a.steps, a.verified) == (b.answer, b.steps, b.verified)
+        assert a.halt_probability == pytest.approx(b.halt_probability)
+    assert len({answer.answer for answer in answers}) > 1
+
+
+def test_one_text_any_iterable_and_none():
+    made = tiny.solver()
+    assert made.solve(PUZZLES[0])[0].puzzle == PUZZLES[0]
+    assert [answer.puzzle for answer in made.solve(iter(PUZZLES[:2]))] == list(PUZZLES[:2])
+    assert made.solve([]) == []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"steps": 2}, {"steps": 9}, {"early_stop": False}, {"select": "verify"}, {"budget": 3}]
+)
+def test_steps_end_in_the_answer_of_solve(options):
+    made = tiny.solver()
+    effort = Effort(**options)
+    for puzzle, answer in zip(PUZZLES, made.solve(PUZZLES, effort), strict=True):
+        refinements = list(made.steps(puzzle, effort))
+        assert [r.step for r in refinements] == list(range(1, answer.steps + 1))
+        assert [r.done for r in refinements] == [False] * (answer.steps - 1) + [True]
+        last = refinements[-1]
+        assert (TASK.text(last.answer), last.step) == (answer.answer, answer.steps)
+        assert last.halt_probability == pytest.approx(answer.halt_probability)
+        assert 0 <= last.halt_probability <= 1
+
+
+def test_steps_are_limited_and_all_taken_when_asked():
+    made = tiny.solver(steps=6)
+    assert {answer.steps for answer in made.solve(PUZZLES, Effort(early_stop=False))} == {6}
+    assert {answer.steps for answer in made.solve(PUZZLES, Effort(steps=3, early_stop=False))} == {3}
+    assert max(answer.steps for answer in made.solve(PUZZLES, Effort(steps=3))) <= 3
+
+
+def test_verified_says_whether_the_rules_hold():
+    made = tiny.solver()
+    answer = made.solve(PUZZLES[0])[0]
+    assert answer.verified is TASK.verify(TASK.parse(PUZZLES[0]), np.array([0])) is False
+    (searched,) = made.solve(PUZZLES[0], Effort(exact=True, rollouts=2))
+    assert searched.as_dict() == {
+        "puzzle": PUZZLES[0],
+        "answer": ANSWER,
+        "verified": True,
+        "steps": searched.steps,
+        "halt_probability": searched.halt_probability,
+        "rollouts": 2,
+        "by": "search",
+    }
+    assert json.loads(json.dumps(searched.as_dict())) == searched.as_dict()
+    assert answer.by == "model"
+
+
+def test_a_malformed_puzzle_is_a_user_error():
+    with pytest.raises(UserError, match="has 3 cells"):
+        tiny.solver().solve([PUZZLES[0], "123"])
+
+
+def test_load_a_folder(tmp_path):
+    loaded = trm.load(tiny.save(tmp_path / "model", steps=3), device="cpu")
+    assert isinstance(loaded, Solver)
+    assert not loaded.model.training
+    assert loaded.training_steps == 3
+    assert loaded.solve(PUZZLES) == tiny.solver(3).solve(PUZZLES)
+
+
+def test_pick_device():
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") in ("cpu", "cuda", "mps")
+    with pytest.raises(UserError, match=r"no device 'tpu' here: choose one of auto, .*cpu"):
+        pick_device("tpu")
+
+
+def test_import_is_quick_and_without_torch():
+    code = "import sys, time; t = time.perf_counter(); import trm; print(time.perf_counter()-t, *sys.modules)"
+    seconds, *modules = python(code).split()
+    assert "torch" not in modules
+    assert float(seconds) < 0.5
+
+
+def test_public_names():
+    for name in trm.__all__:
+        assert getattr(trm, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'trm' has no attribute 'slove'"):
+        _ = trm.slove

@@ -1,0 +1,132 @@
+"""Accuracy against compute: what thinking longer, and in more ways, is worth.
+
+A sweep over depth (supervision steps), rollouts and selection, on the same puzzles. Cost is counted in
+network applications per puzzle, T * (n + 1) per supervision step, over all rollouts.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trm.config import Effort
+from trm.data.puzzles import Puzzles
+from trm.evaluate import Share, wilson
+from trm.files import write_atomic
+from trm.models import RecursiveModel
+from trm.solver import Solver
+
+SELECTIONS = ("halt", "first", "stable", "vote", "verify")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one effort reaches on a set of puzzles."""
+
+    depth: int
+    rollouts: int
+    select: str
+    n: int
+    exact: Share
+    """Puzzles with every cell right."""
+    steps: float
+    """Mean supervision steps per puzzle, over all rollouts."""
+    applications: float
+    """Mean network applications per puzzle."""
+    puzzles_per_second: float
+
+
+def applications_per_step(model: RecursiveModel) -> int:
+    """Times that one supervision step applies a network."""
+    config = model.config
+    return 1 if config.kind == "transformer" else config.T * (config.n + 1)
+
+
+def measure(
+    solver: Solver, puzzles: Puzzles, effort: Effort, progress: Callable[[int], None] = lambda done: None
+) -> Point:
+    """Accuracy and cost of one effort."""
+    size = max(1, solver.chunk // effort.rollouts)
+    right, steps, start = 0, 0, time.perf_counter()
+    for first in range(0, len(puzzles), size):
+        part = puzzles.take(slice(first, first + size))
+        for decision, answer_L in zip(solver.decide(part.tokens_NL, effort), part.answers_NL, strict=True):
+            # Cells without an answer (padding) do not count.
+            right += bool(np.all((decision.answer_L == answer_L) | (answer_L == 0)))
+            steps += decision.total_steps
+        progress(first + len(part))
+    n = len(puzzles)
+    return Point(
+        depth=effort.steps or solver.training_steps,
+        rollouts=effort.rollouts,
+        select=effort.select,
+        n=n,
+        exact=wilson(right, n),
+        steps=steps / n,
+        applications=steps / n * applications_per_step(solver.model),
+        puzzles_per_second=n / (time.perf_counter() - start),
+    )
+
+
+def efforts(base: Effort, depths: Sequence[int], rollouts: Sequence[int]) -> Iterator[Effort]:
+    """Every combination; with one rollout only `halt` and `verify` differ."""
+    for depth in depths:
+        for count in rollouts:
+            for select in SELECTIONS if count > 1 else ("halt", "verify"):
+                yield base.model_copy(update={"steps": depth, "rollouts": count, "select": select})
+
+
+def write(points: list[Point], folder: Path, title: str) -> list[Path]:
+    """Write the sweep as curve.json, curve.md and, with matplotlib, curve.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"title": title, "points": [asdict(point) for point in points]}
+    write_atomic(folder / "curve.json", json.dumps(values, indent=1) + "\n")
+    write_atomic(folder / "curve.md", f"{title}\n\n{table(points)}")
+    written = [folder / "curve.json", folder / "curve.md"]
+    try:
+        import matplotlib
+    except ImportError:
+        return written
+    matplotlib.use("agg")
+    _plot(points, folder / "curve.png", title)
+    return [*written, folder / "curve.png"]
+
+
+def table(points: list[Point]) -> str:
+    """The sweep as a Markdown table."""
+    rows = [
+        "| depth | rollouts | select | exact [95 %] | steps | network applications | puzzles/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {p.depth} | {p.rollouts} | {p.select} | {p.exact} | {p.steps:.2f} | {p.applications:.1f} "
+        f"| {p.puzzles_per_second:.1f} |"
+        for p in points
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def _plot(points: list[Point], path: Path, title: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[tuple[int, str], list[Point]] = {}
+    for point in points:
+        lines.setdefault((point.rollouts, point.select), []).append(point)
+    for (rollouts, select), line in lines.items():
+        cost, exact = [p.applications for p in line], [100 * p.exact.value for p in line]
+        below = [100 * (p.exact.value - p.exact.low) for p in line]
+        above = [100 * (p.exact.high - p.exact.value) for p in line]
+        label = f"{rollouts} rollout{'s' if rollouts > 1 else ''}, {select}"
+        axes.errorbar(cost, exact, (below, above), marker="o", capsize=2, linewidth=1, label=label)
+    axes.set_xscale("log")
+    axes.set_xlabel("network applications per puzzle")
+    axes.set_ylabel("exact accuracy, % (95 % interval)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=120)
