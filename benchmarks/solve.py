@@ -44,7 +44,7 @@ def main(
     if data is not None:
         puzzles = sources.read(str(data), solver.task, n)
     else:
-        puzzles = sources.generate(DataConfig(generate_test=n), solver.task, 12345, lambda k: None)["test"]
+        puzzles = sources.generate(DataConfig(generate_test=n), solver.task, seed=12345)["test"]
     peak = matmul_peak(device, torch.float32)
     print(f"{device}, {torch.get_num_threads()} threads; matrix product {peak / 1e9:,.0f} GFLOP/s")
     print(f"{'way':<22}{'chunk':>6}{'puzzles/s':>11}{'ratio':>7}{'steps':>7}{'exact %':>9}{'% of peak':>11}")

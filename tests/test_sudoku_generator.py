@@ -289,3 +289,12 @@ def test_generate_rejects_a_senseless_wish(wish):
 def test_generate_rejects_a_negative_count():
     with pytest.raises(UserError, match="Cannot generate"):
         generate(2, 2, {"a": -1}, 0)
+
+
+def test_avoided_puzzles_do_not_come_again():
+    first = generate(2, 2, {"all": 36}, 0)["all"].puzzles
+    rest = generate(2, 2, {"all": 30}, 1, avoid=first[:6])["all"].puzzles
+    forms = [{canonical(board, 2, 2) for board in boards} for boards in (first[:6], rest)]
+    assert len(forms[0]) == 6 and len(forms[1]) == 30 and not forms[0] & forms[1]
+    with pytest.raises(UserError, match="Only 30 of 31"):
+        generate(2, 2, {"all": 31}, 1, avoid=first[:6])

@@ -207,12 +207,15 @@ def data(
     validation: int = 500,
     test: int = 1000,
     extra_clues: int = 0,
+    min_guesses: int = 0,
+    avoid: str = "",
     seed: int = 0,
 ) -> int:
     """Generate puzzles with unique solutions; no two of them are essentially the same.
 
     For example:
       trm data sudoku --box-rows 2 --box-cols 3 --out data/sudoku-6x6
+      trm data sudoku --train 0 --validation 0 --test 500 --min-guesses 5 --avoid train.csv --out data/hard
 
     Args:
         task: The puzzle family.
@@ -223,6 +226,8 @@ def data(
         validation: Validation puzzles.
         test: Test puzzles.
         extra_clues: Clues put back on each minimal puzzle.
+        min_guesses: Least difficulty: guesses that the exact solver needs.
+        avoid: CSV file of puzzles to which no new one may be essentially the same.
         seed: Seed of the generator.
     """
     from trm.config import DataConfig, parse
@@ -235,14 +240,17 @@ def data(
     board = parse(SudokuConfig, {"box_rows": box_rows, "box_cols": box_cols}, "trm data")
     counts = {"generate_train": train, "generate_validation": validation, "generate_test": test}
     _at_least(0, seed=seed)
-    config = parse(DataConfig, counts | {"extra_clues": extra_clues}, "trm data")
-    wanted = {name: n for name, n in {"train": train, "validation": validation, "test": test}.items() if n}
+    config = parse(DataConfig, counts | {"extra_clues": extra_clues, "min_guesses": min_guesses}, "trm data")
+    wanted = {name: count for name, count in config.generated().items() if count}
+    if not wanted:
+        raise UserError("nothing to generate: give --train, --validation or --test")
     taken = [out / f"{name}.csv" for name in wanted if (out / f"{name}.csv").exists()]
     if taken:
         raise UserError(f"{taken[0]} exists; choose another folder with --out")
-    sudoku, console = build_task(board), _console(stderr=True)
-    with bar(console, "generating", sum(wanted.values())) as progress:
-        splits = sources.generate(config, sudoku, seed, progress.at)
+    sudoku = build_task(board)
+    avoided = sources.read(avoid, sudoku) if avoid else None
+    with bar(_console(stderr=True), "generating", sum(wanted.values())) as progress:
+        splits = sources.generate(config, sudoku, seed, progress.at, avoided)
     with full_disk_is_a_user_error(f"not all of {out} was written"):
         out.mkdir(parents=True, exist_ok=True)
         for name in wanted:

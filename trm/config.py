@@ -197,6 +197,16 @@ class DataConfig(Config):
     """Test puzzles to generate (essentially different from all others)."""
     extra_clues: int = Field(0, ge=0)
     """Clues put back on each generated minimal puzzle."""
+    min_guesses: int = Field(0, ge=0)
+    """Least difficulty of generated puzzles: guesses that the exact solver needs."""
+
+    def generated(self) -> dict[str, int]:
+        """Puzzles to generate, by split."""
+        return {
+            "train": self.generate_train,
+            "validation": self.generate_validation,
+            "test": self.generate_test,
+        }
 
 
 class TrainConfig(Config):

@@ -78,7 +78,7 @@ def train(
         resume = config is None
         config = _reopen(folder) if config is None else _open(folder, config)
         task = build_task(config.task)
-        with bar(console, "generating", _to_generate(config)) as generating:
+        with bar(console, "generating", sum(config.data.generated().values())) as generating:
             puzzles = sources.prepare(config.data, task, config.seed, folder / "data", generating.at)
         run = _Run(config, task, *puzzles, folder, device)
         if resume:
@@ -356,11 +356,6 @@ def _reopen(folder: Path) -> RunConfig:
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder} holds no run (no config.yaml); start one with `trm train RECIPE --out`")
     return load_config(folder / "config.yaml")
-
-
-def _to_generate(config: RunConfig) -> int:
-    data = config.data
-    return data.generate_train + data.generate_validation + data.generate_test
 
 
 def _accelerator(device: str) -> str:

@@ -68,18 +68,20 @@ def read(name: str, task: Task, limit: int | None = None) -> Puzzles:
 
 
 def generate(
-    config: DataConfig, task: Task, seed: int, progress: Callable[[int], None]
+    config: DataConfig,
+    task: Task,
+    seed: int,
+    progress: Callable[[int], None] = lambda found: None,
+    avoid: Puzzles | None = None,
 ) -> dict[str, Puzzles]:
-    """Generate the splits that the configuration asks for, all essentially different."""
-    counts = {
-        "train": config.generate_train,
-        "validation": config.generate_validation,
-        "test": config.generate_test,
-    }
-    return {
-        name: from_arrays(*arrays)
-        for name, arrays in task.generate(counts, seed, config.extra_clues, progress).items()
-    }
+    """Generate the splits that the configuration asks for, all essentially different.
+
+    With `avoid` they are also essentially different from those puzzles. `progress` is called with the
+    number found so far.
+    """
+    boards = () if avoid is None else avoid.tokens_NL
+    splits = task.generate(config, seed, boards, progress)
+    return {name: from_arrays(*arrays) for name, arrays in splits.items()}
 
 
 def prepare(

@@ -10,12 +10,12 @@ Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
 """
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from trm.config import SudokuConfig
+from trm.config import DataConfig, SudokuConfig
 from trm.errors import UserError
 from trm.tasks.task import Task
 
@@ -119,11 +119,19 @@ class Sudoku(Task):
         return Symmetry(cells_BNN.flatten(1), torch.cat((fixed_B2, digit_BN), dim=1))
 
     def generate(
-        self, counts: Mapping[str, int], seed: int, extra_clues: int, progress: Callable[[int], None]
+        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         from trm.tasks.sudoku_generator import generate
 
-        splits = generate(*self.box, counts, seed, extra_clues=extra_clues, progress=progress)
+        splits = generate(
+            *self.box,
+            config.generated(),
+            seed,
+            extra_clues=config.extra_clues,
+            guesses=(config.min_guesses, _CHECK_BUDGET),
+            avoid=[_digits(tokens_L).astype(np.uint8) for tokens_L in avoid],
+            progress=progress,
+        )
         return {
             name: (split.puzzles + 1, split.solutions + 1, split.ratings) for name, split in splits.items()
         }

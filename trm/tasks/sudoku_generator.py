@@ -17,7 +17,7 @@ Shapes: N = box_rows * box_cols symbols, L = N * N cells in row-major order, n =
 M = 2 * N lines (rows, then columns), V = 3 * N coloured things (lines, then digits), T = M + 1 tree levels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -91,6 +91,7 @@ def generate(
     *,
     extra_clues: int = 0,
     guesses: tuple[int, int] | None = None,
+    avoid: Iterable[np.ndarray] = (),
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Generated]:
     """Essentially different puzzles with one solution each, dealt at random into splits.
@@ -104,6 +105,7 @@ def generate(
         seed: Equal seeds give equal puzzles.
         extra_clues: Random clues put back on each minimal puzzle, for easier and more puzzles.
         guesses: Wanted range of ratings, both ends included.
+        avoid: Boards, uint8 [L], to which no puzzle may be essentially the same.
         progress: Called with the number of puzzles found so far.
 
     Raises:
@@ -117,6 +119,7 @@ def generate(
         )
     rng = np.random.default_rng(seed)
     total = sum(counts.values())
+    avoided = {canonical(board_L, box_rows, box_cols) for board_L in avoid}
     found: dict[bytes, tuple[np.ndarray, np.ndarray, int]] = {}
     misses = 0
     while len(found) < total:
@@ -125,7 +128,7 @@ def generate(
         puzzle_L = _with_clues(puzzle_L, solution_L, extra_clues, rng)
         first = search(puzzle_L, box_rows, box_cols, limit=1, max_guesses=most)
         form = canonical(puzzle_L, box_rows, box_cols)
-        if first.complete and first.guesses >= least and form not in found:
+        if first.complete and first.guesses >= least and form not in found and form not in avoided:
             found[form] = puzzle_L, solution_L, first.guesses
             misses = 0
             if progress:

@@ -6,10 +6,12 @@ Shapes: L tokens, B batch, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from trm.config import DataConfig
 
 if TYPE_CHECKING:  # torch and rich are imported only by those who need them
     from rich.console import RenderableType
@@ -50,9 +52,12 @@ class Task(ABC):
 
     @abstractmethod
     def generate(
-        self, counts: Mapping[str, int], seed: int, extra_clues: int, progress: Callable[[int], None]
+        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """New puzzles by split, no two of them essentially the same: tokens, answers and ratings."""
+        """New puzzles by split: tokens, answers and ratings.
+
+        No two of them are essentially the same, nor the same as a puzzle to `avoid` (tokens, [L]).
+        """
 
     @abstractmethod
     def render(
