@@ -254,12 +254,12 @@ class Effort(Config):
     """Stop a rollout once its halting logit is positive and its answer stood still for a step."""
     rollouts: int = Field(1, gt=0)
     """Runs of the puzzle; the first is always the plain one."""
-    noise: float = Field(0.3, ge=0)
+    symmetries: bool = True
+    """All rollouts but the first see the puzzle under a random symmetry, undone on the answer."""
+    noise: float = Field(0.0, ge=0)
     """Standard deviation of the noise on the latents before every step, in all rollouts but the first."""
     start: Literal["fixed", "random"] = "fixed"
     """random: all rollouts but the first start from random latents."""
-    symmetries: bool = False
-    """All rollouts but the first see the puzzle under a random symmetry, undone on the answer."""
     select: Literal["halt", "first", "stable", "vote", "verify"] = "halt"
     """The answer to keep: highest halting logit, first to stop, least moving, most frequent, or the first
     that the rules confirm."""
