@@ -237,7 +237,7 @@ class Late(Echo):
     def step(self, state, x):
         right = torch.from_numpy(TASK.parse(ANSWER)).long().expand(len(x), -1).clone()
         step = state.y_BSD[:, 0, 0] + 1
-        right[step < 3, 5] = 9  # a garbage token until the third step
+        right[step < 3, 5] = 0  # padding is no answer; so it is until the third step
         logits = nn.functional.one_hot(right, 10).float()
         return State(state.y_BSD + 1, state.z_BSD), SimpleNamespace(
             logits_BLV=logits, halt_B=torch.ones(len(x))
@@ -251,7 +251,7 @@ def test_verify_goes_on_until_the_rules_confirm():
     assert by_halt.steps == 2 and not TASK.verify(board[0].numpy(), by_halt.answer_L)
     assert by_verify.steps == 3 and TASK.verify(board[0].numpy(), by_verify.answer_L)
     (gave_up,) = decide(Late(), board, steps=2, select="verify")
-    assert gave_up.steps == 2 and gave_up.answer_L[5] == 9
+    assert gave_up.steps == 2 and gave_up.answer_L[5] == 0
 
 
 def ends(answers, halts, drifts=None, steps=None, settled=None, verified=None):

@@ -56,7 +56,7 @@ _EFFORT = Effort()
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
 Examples:
-  trm solve 1....4..2.....6..5..3..1....2......     solve a 6x6 Sudoku and watch it being refined
+  trm solve ..15....6.1.2......3.........3.6..21     solve a 6x6 Sudoku and watch it being refined
   trm train mini --out runs/mini                     train the 6x6 model on this computer
   trm train --resume runs/mini                       go on with an interrupted run
   trm eval runs/mini --data runs/mini/data/test.csv  accuracy on held-out puzzles
@@ -88,7 +88,7 @@ def solve(
     one is not, 2 when the input is wrong.
 
     For example:
-      trm solve 1....4..2.....6..5..3..1....2......
+      trm solve ..15....6.1.2......3.........3.6..21
       trm solve --file puzzles.txt --brief
       cat puzzles.txt | trm solve - --json
       trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact

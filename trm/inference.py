@@ -211,7 +211,7 @@ class _Ways:
         self.plain_R = (rollout_K == 0).repeat(len(tokens_BL))
         self.tokens_RL = tokens_BL.repeat_interleave(rollouts, dim=0)
         self.symmetry: Symmetry | None = None
-        if effort.symmetries:
+        if effort.symmetries and rollouts > 1:
             drawn = task.symmetry(rng.fold(self.key_R, 1))
             plain_R1 = self.plain_R.unsqueeze(1)
             self.symmetry = Symmetry(
@@ -227,7 +227,7 @@ class _Ways:
 
     def start(self) -> State | None:
         """Where the rollouts start, if not all from the model's own starting point."""
-        if self.effort.start == "fixed":
+        if self.effort.start == "fixed" or self.effort.rollouts == 1:
             return None
         fixed = self.model.initial_state(len(self.key_R))
         return fixed.where(self.plain_R, self._normal(rng.fold(self.key_R, 2), fixed))
