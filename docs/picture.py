@@ -1,6 +1,6 @@
 """Draws docs/refinement.svg: the bundled model refining a 6x6 Sudoku.
 
-    python docs/picture.py PUZZLE
+python docs/picture.py PUZZLE
 """
 
 import re

@@ -126,7 +126,10 @@ BAD = [
     (["train", "typo.yaml"], "unknown option 'model.widht'; did you mean 'model.width'?"),
     (["train", "tiny", "--model.widht", "3"], "did you mean --model.width?"),
     (["train", "tiny", "--model.width", "abc"], "--model.width"),
-    (["train", "tiny", "--model.width", "12"], "width 12 is not a multiple of heads 8"),
+    (
+        ["train", "tiny", "--model.mixing", "attention", "--model.width", "12"],
+        "width 12 is not a multiple of heads 8",
+    ),
     (["train", "tiny", "--train.steps", "0"], "steps"),
     (["train", "tiny", "--optimizer.name", "sgd"], "--optimizer.name"),
     (["train", "tiny", "--out", "full"], "full is not empty and holds no run"),

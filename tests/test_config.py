@@ -6,6 +6,8 @@ import pydantic
 import pytest
 
 from trm.config import (
+    DataConfig,
+    Effort,
     EmaConfig,
     LossConfig,
     ModelConfig,
@@ -201,3 +203,21 @@ def test_option_names_are_dotted_and_every_option_is_documented():
     for section in RunConfig.model_fields.values():
         for name, field in getattr(section.annotation, "model_fields", {}).items():
             assert field.description, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (DataConfig, {"validation": "v.csv"}, "need a training file"),
+        (DataConfig, {"train": "t.csv", "validation": "v.csv", "hold_out": 2}, "not both"),
+        (Effort, {"rollouts": 2, "symmetries": False}, "would all be the same"),
+        (Effort, {"rollouts": 4, "budget": 3}, "below one step for each rollout"),
+        (Effort, {"steps": 0}, "greater than 0"),
+        (ModelConfig, {"answer_layers": 2}, "needs a network for y"),
+        (ModelConfig, {"kind": "hrm", "separate_networks": True}, "ablations of kind trm"),
+        (SupervisionConfig, {"act": False, "continue_loss": True}, "part of act"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(kind, values, message):
+    with pytest.raises(UserError, match=message):
+        parse(kind, values, "test")

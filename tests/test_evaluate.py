@@ -13,6 +13,7 @@ from trm.config import Effort
 from trm.data.puzzles import from_arrays
 from trm.evaluate import calibrate, evaluate, mean_share, wilson
 from trm.models import State
+from trm.models.layers import GatedUnit
 
 
 class Scripted(nn.Module):
@@ -22,6 +23,7 @@ class Scripted(nn.Module):
         super().__init__()
         self.answers, self.halts = torch.tensor(answers), torch.tensor(halts)
         self.register_buffer("y_init", torch.zeros(1))
+        self.unit, self.tokens = GatedUnit(1, 1, "swiglu"), 4  # what the size of a chunk follows from
 
     def encode(self, tokens_BL, puzzle_B):
         return tokens_BL[:, 0]

@@ -106,10 +106,13 @@ def test_other_errors_pass():
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def test_remove_drafts_removes_hidden_folders_only(tmp_path):
-    for name in (".model.x1", ".step-3.y", "model"):
+def test_remove_drafts_restores_and_removes_what_a_kill_left_and_nothing_else(tmp_path):
+    for name in (".best.x1.draft", ".last.old", ".model.old", "model", ".git"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "a").write_text("1")
+        (tmp_path / name / "a").write_text(name)
+    (tmp_path / ".config.yaml.draft").write_text("half")
     (tmp_path / ".gitignore").write_text("*")
     remove_drafts(tmp_path)
-    assert names(tmp_path) == {"model", ".gitignore"}
+    assert names(tmp_path) == {"model", "last", ".gitignore", ".git", ".model.old"}
+    assert (tmp_path / "last" / "a").read_text() == ".last.old"  # it was being replaced
+    assert (tmp_path / "model" / "a").read_text() == "model"

@@ -5,6 +5,7 @@ Runs of a few steps of a tiny model; whole processes where a signal or a kill is
 
 import json
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import trm
 from trm import checkpoint
 from trm.config import RunConfig, dump_config, parse
 from trm.errors import UserError
+from trm.optim import Optimizer
 from trm.train import train
 
 SMALL = {
@@ -237,9 +239,57 @@ def test_folders_that_hold_something_else_are_left_alone(reference: Path, tmp_pa
         train(config(), tmp_path)
     with pytest.raises(UserError, match="holds no run"):
         train(None, tmp_path)
-    with pytest.raises(UserError, match="nothing to resume"):
-        (tmp_path / "config.yaml").write_text(dump_config(config()))
-        train(None, tmp_path)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(reference: Path, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(dump_config(config()))
+    assert train(None, tmp_path).finished
+    assert weights(tmp_path) == weights(reference)
+
+
+def test_weights_for_use_catch_up_with_the_checkpoint(reference: Path, tmp_path: Path):
+    """A kill may come after the last checkpoint and before the weights for use are written."""
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    path = folder / "last" / "config.json"
+    path.write_text(path.read_text().replace('"step": 14', '"step": 10'))
+    (folder / "last" / "model.safetensors").write_bytes(b"older")
+    assert train(None, folder).finished
+    assert weights(folder) == weights(reference)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch):
+    """The loss of a step is taken before its update: it says nothing of the weights after it."""
+    step = Optimizer.step
+
+    def poison(self, number: int) -> None:
+        step(self, number)
+        if number == 6:
+            self.parameters[0].data[0] = torch.nan
+
+    monkeypatch.setattr(Optimizer, "step", poison)
+    with pytest.raises(UserError, match=r"not finite at step 7; the last good checkpoint is step 6"):
+        train(config(train={"checkpoint_every": 1, "keep": 1, "eval_every": 14}), tmp_path / "run")
+    assert checkpoint.steps_saved(tmp_path / "run" / "checkpoints") == [6]
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def test_a_checkpoint_that_is_no_plain_tensors_is_refused(reference: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    newest = checkpoint.checkpoint_path(folder / "checkpoints", 14)
+    (newest / ".metadata").write_bytes(pickle.dumps(Bomb()))
+    manifest = {path.name: checkpoint._fingerprint(path) for path in newest.iterdir()}
+    del manifest["manifest.json"]
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"holds more than tensors and was not loaded.*system"):
+        train(None, folder)
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_tiny_learns(tmp_path: Path):

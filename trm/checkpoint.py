@@ -3,14 +3,16 @@
 A checkpoint is a folder `step-00001234` written by torch.distributed.checkpoint, so that it does not
 depend on the number of processes. It holds weights, average, optimizer states, the slots in flight and
 the counters: all that a bit-exact continuation needs, and only tensors. A manifest with the size and
-hash of every file is checked before anything is loaded.
+hash of every file is checked before anything is loaded, and an index that names anything but tensors is
+refused.
 
 A checkpoint is for going on with one's own run. Weights to share are a folder of `pretrained`.
 """
 
 import hashlib
 import json
-import shutil
+import pickle
+import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from trm.errors import UserError
-from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts
+from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts, remove_folder
 
 _MANIFEST = "manifest.json"
 
 
 def steps_saved(folder: Path) -> list[int]:
     """Steps of the complete checkpoints in a folder, oldest first."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    names = [re.fullmatch(r"step-(\d{8,})", path.name) for path in folder.glob("step-*")]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -57,7 +60,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
         manifest = {path.name: _fingerprint(path) for path in sorted(draft.iterdir())}
         (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for old in steps_saved(folder)[:-keep]:
-        shutil.rmtree(checkpoint_path(folder, old))
+        remove_folder(checkpoint_path(folder, old))
 
 
 def load(folder: Path, state: dict[str, Any]) -> int:
@@ -82,11 +85,17 @@ def load(folder: Path, state: dict[str, Any]) -> int:
     if damaged:
         raise UserError(f"checkpoint {path} is damaged (file {damaged[0]} was changed or cut); {remedy}")
     try:
+        _read_index(path)
         with _one_process():
-            dcp.load(state, checkpoint_id=path, no_dist=True)
+            dcp.load(state, storage_reader=_reader(path), no_dist=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"checkpoint {path} holds more than tensors and was not loaded: {error}") from None
     except CheckpointException as error:
         reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
-        raise UserError(f"checkpoint {path} does not fit this run: {reason}; {remedy}") from None
+        raise UserError(
+            f"checkpoint {path} does not fit this run ({reason}): config.yaml describes another model or "
+            "optimizer; restore it, or train into a new folder"
+        ) from None
     return saved[-1]
 
 
@@ -96,6 +105,55 @@ def _one_process() -> Generator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+class _TensorsOnly(pickle.Unpickler):
+    """Reads the index of a checkpoint, and nothing that could run code."""
+
+    _ALLOWED = frozenset(
+        {
+            ("torch.distributed.checkpoint.metadata", "Metadata"),
+            ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
+            ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
+            ("torch.distributed.checkpoint.metadata", "TensorProperties"),
+            ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
+            ("torch.distributed.checkpoint.metadata", "StorageMeta"),
+            ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            ("pathlib", "PosixPath"),
+            ("pathlib", "WindowsPath"),
+            ("pathlib._local", "PosixPath"),
+            ("pathlib._local", "WindowsPath"),
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        dtype = module == "torch" and name in ("float64", "float32", "bfloat16", "int64", "int32", "bool")
+        if not dtype and (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"its index names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_index(path: Path) -> Any:
+    with (path / ".metadata").open("rb") as file:
+        return _TensorsOnly(file).load()
+
+
+def _reader(path: Path) -> Any:
+    """The library's reader, but with a safe way to read the index, which is a pickle."""
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import StorageMeta
+
+    class Reader(FileSystemReader):
+        def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+            metadata = _read_index(path)
+            metadata.storage_meta = metadata.storage_meta or StorageMeta()
+            metadata.storage_meta.load_id = self.load_id
+            return metadata
+
+    return Reader(path)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

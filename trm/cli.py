@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "bfloat16", "float64"]
 _EFFORT = Effort()
+# Options that a sweep takes over; it sets the others itself.
+_SWEPT = {"early_stop", "noise", "start", "symmetries", "seed"}
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -114,13 +116,13 @@ def solve(
         except UserError as error:
             raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
     texts = [source.text for source in sources]
-    if json or brief:
-        answers = solver.solve(texts, effort)
-        for answer in answers:
-            print(_dump(answer.as_dict()) if json else answer.answer)
-    else:
-        answers = [_show(solver, text, effort) for text in texts]
-    return 1 if any(answer.verified is False for answer in answers) else 0
+    shown = (_show(solver, text, effort) for text in texts)
+    unsolved = 0
+    for answer in solver.answers(texts, effort) if json or brief else shown:
+        unsolved += answer.verified is False
+        if json or brief:
+            print(_dump(answer.as_dict()) if json else answer.answer, flush=True)
+    return 1 if unsolved else 0
 
 
 def eval_(
@@ -142,7 +144,7 @@ def eval_(
     """Measure accuracy on puzzles with known answers, with 95 % intervals.
 
     Rows stop when the halting logit is positive and the answer did not change in the last step. With
-    several rollouts, or with `--select verify`, the accuracy of that effort is measured as well.
+    options that change how the model thinks (rollouts, select, ...) that effort is measured as well.
 
     For example:
       trm eval mini --data test.csv
@@ -166,12 +168,16 @@ def eval_(
     """
     from trm import pretrained
     from trm.data import sources
-    from trm.interop import load_weights
+    from trm.models import load_weights
     from trm.solver import Solver, pick_device
 
     if not model or not data:
         raise UserError("give a model and data: trm eval MODEL --data FILE")
     _at_least(1, limit=limit)
+    if effort.exact:
+        raise UserError("--exact would measure the exact solver, not the model: leave it out")
+    if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
+        raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
     found = pretrained.load(model, pick_device(device), dtype)
     variants = _variants(found, weights)
     puzzles = sources.read(data, found.task, limit)
@@ -526,7 +532,7 @@ def _evaluate(
     steps, console = effort.steps or solver.training_steps, _console(stderr=True)
     with bar(console, f"evaluating {name}", len(puzzles)) as progress:
         report = evaluate(solver.model, puzzles, steps, all_steps, progress.at)
-    if effort.rollouts == 1 and effort.select != "verify":
+    if effort == Effort(steps=effort.steps, seed=effort.seed):
         return report, None
     with bar(console, f"thinking longer {name}", len(puzzles)) as progress:
         return report, measure(solver, puzzles, effort, progress.at)
@@ -574,16 +580,23 @@ def _show(solver: "Solver", text: str, effort: Effort) -> "Answer":
     tokens = solver.task.parse(text)
     panels = [Panel(solver.task.render(tokens, tokens), title="puzzle", expand=False)]
     previous = tokens
-    (answer,) = solver.solve(text, effort)
     if effort.rollouts == 1:
+        refinement = None
         for refinement in solver.steps(text, effort):
             picture = solver.task.render(tokens, refinement.answer, previous)
             chance = f"{100 * refinement.halt_probability:.1f} %"
             panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
             previous = refinement.answer
+        assert refinement is not None  # there is at least one step
+        chance = refinement.halt_probability
+        answer = solver.answer(tokens, refinement.answer, refinement.step, chance, effort)
+    else:
+        (answer,) = solver.solve(text, effort)
     if effort.rollouts > 1 or answer.by == "search":
-        picture = solver.task.render(tokens, solver.task.parse(answer.answer.replace("?", ".")), previous)
-        panels.append(Panel(picture, title=f"by {answer.by}", expand=False))
+        final = solver.task.parse(answer.answer.replace("?", "."))
+        panels.append(
+            Panel(solver.task.render(tokens, final, previous), title=f"by {answer.by}", expand=False)
+        )
     console.print(Columns(panels))
     verdict = {
         True: "[green]solved, and the rules confirm it[/]",

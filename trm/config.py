@@ -67,10 +67,11 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.mixing == "attention" and self.positions == "rope" and self.width // self.heads % 2:
-            raise ValueError("rope needs an even head width (width / heads)")
+        if self.mixing == "attention":
+            if self.width % self.heads:
+                raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            if self.positions == "rope" and self.width // self.heads % 2:
+                raise ValueError("rope needs an even head width (width / heads)")
         if self.puzzle_width > self.prefix * self.width:
             raise ValueError(
                 f"puzzle_width {self.puzzle_width} does not fit in a prefix of {self.prefix} positions "
@@ -200,6 +201,14 @@ class DataConfig(Config):
     min_guesses: int = Field(0, ge=0)
     """Least difficulty of generated puzzles: guesses that the exact solver needs."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.train and (self.validation or self.hold_out):
+            raise ValueError("validation and hold_out need a training file: data.train")
+        if self.validation and self.hold_out:
+            raise ValueError("give validation or hold_out, not both")
+        return self
+
     def generated(self) -> dict[str, int]:
         """Puzzles to generate, by split."""
         return {
@@ -233,7 +242,7 @@ class RunConfig(Config):
 
     name: str = "run"
     """Name of the run, shown in logs."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of initial weights, data order, augmentation and exploration."""
     task: SudokuConfig = SudokuConfig()
     data: DataConfig = DataConfig()
@@ -251,7 +260,8 @@ class Effort(Config):
     steps: int | None = Field(None, gt=0)
     """Most supervision steps of a rollout. Default: as many as in training."""
     early_stop: bool = True
-    """Stop a rollout once its halting logit is positive and its answer stood still for a step."""
+    """Stop a rollout once its halting logit is positive and its answer stood still for a step. (`first`
+    and `verify` stop a puzzle by their own rule all the same.)"""
     rollouts: int = Field(1, gt=0)
     """Runs of the puzzle; the first is always the plain one."""
     symmetries: bool = True
@@ -266,11 +276,20 @@ class Effort(Config):
     budget: int | None = Field(None, gt=0)
     """Most supervision steps of a puzzle, over all its rollouts."""
     seconds: float | None = Field(None, gt=0)
-    """Most seconds for a puzzle (for the batch that it is solved in)."""
+    """Most seconds for a puzzle, counted from the start of its batch: the one option with which answers
+    depend on the machine."""
     exact: bool = False
     """Hand puzzles whose answer the rules do not confirm to the exact solver, and say so."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of noise, starting points and symmetries."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rollouts > 1 and not (self.symmetries or self.noise or self.start == "random"):
+            raise ValueError("the rollouts would all be the same: set symmetries, noise or start")
+        if self.budget is not None and self.budget < self.rollouts:
+            raise ValueError(f"a budget of {self.budget} steps is below one step for each rollout")
+        return self
 
 
 def explain(error: ValidationError, kind: type[Config], where: str) -> UserError:

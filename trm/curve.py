@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trm.config import Effort
+from trm.config import Effort, parse
 from trm.data.puzzles import Puzzles
 from trm.evaluate import Share, wilson
 from trm.files import write_atomic
@@ -49,15 +49,13 @@ def measure(
     solver: Solver, puzzles: Puzzles, effort: Effort, progress: Callable[[int], None] = lambda done: None
 ) -> Point:
     """Accuracy and cost of one effort."""
-    size = max(1, solver.chunk // effort.rollouts)
     right, steps, start = 0, 0, time.perf_counter()
-    for first in range(0, len(puzzles), size):
-        part = puzzles.take(slice(first, first + size))
-        for decision, answer_L in zip(solver.decide(part.tokens_NL, effort), part.answers_NL, strict=True):
-            # Cells without an answer (padding) do not count.
-            right += bool(np.all((decision.answer_L == answer_L) | (answer_L == 0)))
-            steps += decision.total_steps
-        progress(first + len(part))
+    decisions = solver.decide(puzzles.tokens_NL, effort)
+    for done, (decision, answer_L) in enumerate(zip(decisions, puzzles.answers_NL, strict=True), start=1):
+        # Cells without an answer (padding) do not count.
+        right += bool(np.all((decision.answer_L == answer_L) | (answer_L == 0)))
+        steps += decision.total_steps
+        progress(done)
     n = len(puzzles)
     return Point(
         depth=effort.steps or solver.training_steps,
@@ -76,7 +74,8 @@ def efforts(base: Effort, depths: Sequence[int], rollouts: Sequence[int]) -> Ite
     for depth in depths:
         for count in rollouts:
             for select in SELECTIONS if count > 1 else ("halt", "verify"):
-                yield base.model_copy(update={"steps": depth, "rollouts": count, "select": select})
+                changes = {"steps": depth, "rollouts": count, "select": select}
+                yield parse(Effort, base.model_dump() | changes, "curve")
 
 
 def write(points: list[Point], folder: Path, title: str) -> list[Path]:

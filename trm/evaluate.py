@@ -68,7 +68,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation; `per_step` holds exact accuracy after 1, 2, ... supervision steps."""
+    """An evaluation.
+
+    `per_step` holds exact accuracy after 1, 2, ... supervision steps; where rows stop early, one that has
+    stopped counts with the answer it stopped at.
+    """
 
     n: int
     early_stop: Figures

@@ -51,7 +51,7 @@ def new_folder(path: Path) -> Generator[Path]:
     Everything is written beside it and synced first; on any failure the old folder stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft"))
     try:
         yield draft
         for file in draft.iterdir():
@@ -59,6 +59,7 @@ def new_folder(path: Path) -> Generator[Path]:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         draft.chmod(0o755)
+        _sync_folder(draft)
         if path.exists():
             # Two renames: killed between them, `remove_drafts` puts the old folder back.
             old = path.with_name(f".{path.name}.old")
@@ -71,11 +72,7 @@ def new_folder(path: Path) -> Generator[Path]:
             shutil.rmtree(old)
         else:
             draft.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -87,6 +84,20 @@ def remove_drafts(folder: Path) -> None:
         path = folder / old.name[1:].removesuffix(".old")
         if not path.exists():
             old.rename(path)
-    for draft in folder.glob(".*"):
-        if draft.is_dir():
-            shutil.rmtree(draft)
+    for draft in folder.glob(".*.draft"):
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that it is never seen half there."""
+    draft = path.with_name(f".{path.name}.draft")
+    path.rename(draft)
+    shutil.rmtree(draft)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

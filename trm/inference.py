@@ -92,7 +92,7 @@ def think(
         before_ASD = state.y_BSD
         state, out = model.step(state, x_ASD)
         answer_AL = out.logits_BLV.argmax(-1)
-        drift_A = (state.y_BSD - before_ASD).float().square().mean((1, 2)).sqrt()
+        drift_A = (state.y_BSD.float() - before_ASD.float()).square().mean((1, 2)).sqrt()
         changed_A = (answer_AL != previous_AL).any(-1)
         last_A = torch.full_like(changed_A, step == steps)
         thought = Thought(step, row_A, answer_AL, out.halt_B, changed_A, drift_A, last_A)
@@ -203,9 +203,10 @@ class _Ways:
     def __init__(self, model: RecursiveModel, task: Task, tokens_BL: Tensor, effort: Effort):
         self.model, self.effort = model, effort
         rollouts = effort.rollouts
-        key_B = rng.fold(rng.stream("rollout", tokens_BL.device), effort.seed).expand(len(tokens_BL))
-        for column_B in tokens_BL.unbind(1):  # the puzzle itself is part of the key
-            key_B = rng.fold(key_B, column_B)
+        root = rng.fold(rng.stream("rollout", tokens_BL.device), effort.seed)
+        place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+        # The puzzle itself is part of the key: a sum of hashes of each token at its place.
+        key_B = rng.fold(root, rng.fold(rng.fold(root, place_L), tokens_BL).sum(1))
         rollout_K = torch.arange(rollouts, device=tokens_BL.device)
         self.key_R = rng.fold(key_B.unsqueeze(1), rollout_K).flatten()
         self.plain_R = (rollout_K == 0).repeat(len(tokens_BL))
@@ -218,12 +219,13 @@ class _Ways:
                 *(torch.where(plain_R1, torch.arange(t.shape[1], device=t.device), t) for t in drawn)
             )
             self.tokens_RL = self.symmetry.apply(self.tokens_RL)
+            self._back = self.symmetry.inverse()
 
     def undo(self, answer_AL: Tensor, row_A: Tensor) -> Tensor:
         """Answers of the given rows as answers to the puzzle as it was asked."""
         if self.symmetry is None:
             return answer_AL
-        return Symmetry(*(table[row_A] for table in self.symmetry)).inverse().apply(answer_AL)
+        return Symmetry(*(table[row_A] for table in self._back)).apply(answer_AL)
 
     def start(self) -> State | None:
         """Where the rollouts start, if not all from the model's own starting point."""
@@ -257,6 +259,7 @@ class _Watch:
         self.halt_R, self.drift_R = np.zeros(rows), np.zeros(rows)
         self.steps_R = np.zeros(rows, int)
         self.settled_R, self.verified_R = np.zeros(rows, bool), np.zeros(rows, bool)
+        self.rules_tell = True
         self.started = time.monotonic()
 
     def leave(self, thought: Thought) -> Tensor:
@@ -267,23 +270,23 @@ class _Watch:
         settled_A = thought.settled_A.cpu().numpy()
         finished_A = np.zeros(len(row_A), bool)
         if effort.select == "verify":
-            # An answer that settled without being confirmed is known to be wrong: it goes on.
             finished_A = self._verify(thought, row_A)
-            settled_A = np.zeros_like(settled_A)
+            if self.rules_tell:
+                # An answer that settled without being confirmed is known to be wrong: it goes on.
+                settled_A = np.zeros_like(settled_A)
         elif effort.select == "first":
             finished_A = settled_A
         puzzles = len(self.tokens_BL)
         over_B = np.bincount(puzzle_A, weights=finished_A, minlength=puzzles) > 0
+        stop_A = settled_A if effort.early_stop else np.zeros_like(settled_A)
         if effort.budget is not None:
             at_work_B = np.bincount(puzzle_A, minlength=puzzles)
+            staying_B = np.bincount(puzzle_A, weights=~stop_A, minlength=puzzles)
             spent_B = self._spent(puzzles) + at_work_B * thought.step
-            over_B |= spent_B + at_work_B > effort.budget
+            over_B |= spent_B + staying_B > effort.budget
         if effort.seconds is not None and time.monotonic() - self.started > effort.seconds:
             over_B[:] = True
-        stop_A = over_B[puzzle_A]
-        if effort.early_stop:
-            stop_A |= settled_A
-        return torch.from_numpy(stop_A).to(device)
+        return torch.from_numpy(stop_A | over_B[puzzle_A]).to(device)
 
     def note(self, thought: Thought) -> None:
         """Remember the rows that leave."""
@@ -317,9 +320,12 @@ class _Watch:
 
     def _verify(self, thought: Thought, row_A: np.ndarray) -> np.ndarray:
         """Whether the rules confirm each row's answer; only answers that changed are checked."""
-        changed_A = thought.changed_A.cpu().numpy()
-        answers = self.ways.undo(thought.answer_AL, thought.row_A).cpu().numpy().astype(np.uint8)
-        for row, answer in zip(row_A[changed_A], answers[changed_A], strict=True):
-            puzzle = self.tokens_BL[row // self.effort.rollouts]
-            self.verified_R[row] = self.task.verify(puzzle, answer) is True
+        changed = thought.changed_A
+        answers = self.ways.undo(thought.answer_AL[changed], thought.row_A[changed])
+        for row, answer in zip(
+            row_A[changed.cpu().numpy()], answers.cpu().numpy().astype(np.uint8), strict=True
+        ):
+            verdict = self.task.verify(self.tokens_BL[row // self.effort.rollouts], answer)
+            self.rules_tell &= verdict is not None
+            self.verified_R[row] = verdict is True
         return self.verified_R[row_A]

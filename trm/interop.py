@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trm.config import LossConfig, ModelConfig, SupervisionConfig, parse
 from trm.errors import UserError
-from trm.models import Problem, RecursiveModel, build
+from trm.models import Problem, RecursiveModel, build, load_weights
 
 _WRAPPERS = re.compile(r"^(_orig_mod\.|model\.|module\.)+")
 
@@ -41,7 +41,7 @@ _BLOCK = {
     "mlp.down_proj.weight": "mlp.down.weight",
 }
 # Fields of the original that change nothing here, or that other parts of a run decide.
-_IGNORED = {"batch_size", "causal", "name", "puzzle_emb_optimizer"}
+_IGNORED = {"batch_size", "name", "puzzle_emb_optimizer"}
 _REQUIRED = {"hidden_size", "num_heads", "expansion", "vocab_size", "seq_len", "halt_max_steps"}
 _LOSSES = {"stablemax_cross_entropy": "stablemax64", "softmax_cross_entropy": "softmax"}
 
@@ -98,6 +98,8 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
         "exploration": take("halt_exploration_prob", 0.0),
         "continue_loss": continue_loss,
     }
+    if take("causal", False):
+        raise UserError("causal attention of the original is not supported")
     if take("rms_norm_eps", 1e-5) != 1e-5 or take("rope_theta", 10_000.0) != 10_000.0:
         raise UserError("only rms_norm_eps 1e-5 and rope_theta 10000 of the original are supported")
     loss_type = (take("loss", None) or {}).get("loss_type", "stablemax_cross_entropy")
@@ -168,27 +170,6 @@ def build_original(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
         ours["z_init"] = model.z_init
     load_weights(model, ours, "the original's checkpoint")
     return model
-
-
-def load_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy weights into a model; a missing, extra or misshapen tensor is a UserError that names it."""
-    check_weights(model, weights, where)
-    model.load_state_dict(dict(weights))
-
-
-def check_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:
-    """Raise UserError unless the weights are exactly those that the model needs."""
-    own = model.state_dict()
-    faults = [f"{n} is missing" for n in own.keys() - weights.keys()]
-    faults += [f"{n} is not part of this model" for n in weights.keys() - own.keys()]
-    faults += [
-        f"{n} has shape {tuple(weights[n].shape)}, not {tuple(own[n].shape)}"
-        for n in own.keys() & weights.keys()
-        if weights[n].shape != own[n].shape
-    ]
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise UserError(f"{where} is of another architecture: {min(faults)}{more}")
 
 
 def _our_name(name: str) -> str:

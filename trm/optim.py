@@ -86,8 +86,9 @@ class SignSgd(torch.optim.Optimizer):
         puzzle_B, rows_BW = self.embedding.looked_up
         if rows_BW.grad is None:
             return
-        same_BB = puzzle_B.unsqueeze(0) == puzzle_B.unsqueeze(1)
-        summed_BW = same_BB.to(rows_BW.grad.dtype) @ rows_BW.grad
+        # Every row of an id reads the sum kept at the first one: equal ids get equal bits.
+        first_B = (puzzle_B.unsqueeze(0) == puzzle_B.unsqueeze(1)).int().argmax(1)
+        summed_BW = torch.zeros_like(rows_BW).index_add_(0, first_B, rows_BW.grad)[first_B]
         (group,) = self.param_groups
         decayed_BW = rows_BW * (1 - group["lr"] * group["weight_decay"])
         # Rows of equal ids hold equal values, so the order in which they are written does not matter.

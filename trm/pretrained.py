@@ -36,7 +36,7 @@ class PretrainedConfig(Config):
     model: ModelConfig
     puzzles: int = 1
     """Number of puzzle ids."""
-    steps: int = 16
+    steps: int = Field(16, gt=0)
     """N_sup, the supervision steps of training, and the default for solving."""
     about: dict[str, Any] = Field(default_factory=dict)
     """How the weights were made: recipe, seed, step, figures."""
@@ -70,20 +70,23 @@ def save(
         (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def load(name: str | Path, device: str = "cpu", dtype: str | None = None) -> Pretrained:
+def load(
+    name: str | Path, device: str = "cpu", dtype: str | None = None, compiled: bool = False
+) -> Pretrained:
     """Load a folder, a run (its best weights), bundled weights by name, or a hub repository `org/name`.
 
-    `dtype` overrides the precision of the forward pass. Raises UserError when there is no such model, or
-    when it is damaged or of another architecture.
+    `dtype` overrides the precision of the forward pass; `compiled` compiles the blocks. Raises UserError
+    when there is no such model, or when it is damaged or of another architecture.
     """
-    from trm.interop import check_weights, load_weights
-    from trm.models import Problem, build
+    from trm.models import Problem, build, check_weights, load_weights
 
     folder = _locate(str(name))
     config = _read_config(folder)
-    if dtype is not None:
-        precise = parse(ModelConfig, config.model.model_dump() | {"dtype": dtype}, "dtype")
-        config = config.model_copy(update={"model": precise})
+    changes = ({"dtype": dtype} if dtype else {}) | ({"compile": True} if compiled else {})
+    model_config = parse(ModelConfig, config.model.model_dump() | changes, "model")
+    if device == "mps" and model_config.dtype == "float64":
+        raise UserError("this device has no float64: use dtype float32")
+    config = config.model_copy(update={"model": model_config})
     task = build_task(config.task)
     model = build(config.model, Problem(task.vocab_size, task.length, config.puzzles))
     load_weights(model, _read_weights(folder / _WEIGHTS), str(folder))
@@ -91,6 +94,11 @@ def load(name: str | Path, device: str = "cpu", dtype: str | None = None) -> Pre
     if raw is not None:
         check_weights(model, raw, str(folder / _RAW))
     return Pretrained(config, model.to(device).eval(), task, raw, folder)
+
+
+def step_of(folder: Path) -> int | None:
+    """Training step of the weights in a folder; None where there are none."""
+    return _read_config(folder).about.get("step") if (folder / _CONFIG).is_file() else None
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:

@@ -32,7 +32,8 @@ def _mix(x: Tensor) -> Tensor:
 
 def stream(name: str, device: torch.device | str = "cpu") -> Tensor:
     """Root key of a named stream of random numbers, an int64 scalar."""
-    return _mix(torch.tensor(zlib.crc32(name.encode()), dtype=torch.int64, device=device))
+    # Filled on the device: copying a number there would wait for it.
+    return _mix(torch.full((), zlib.crc32(name.encode()), dtype=torch.int64, device=device))
 
 
 def fold(key: Tensor, value: int | Tensor) -> Tensor:

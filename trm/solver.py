@@ -1,5 +1,6 @@
 """Load weights, solve puzzles, watch the answer being refined."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from trm.config import Effort
 from trm.errors import UserError
 from trm.inference import Decision, ponder, refine
 from trm.models import RecursiveModel
+from trm.models.layers import GatedUnit
 from trm.tasks import Task
 
-# Rows per batch: small enough that the activations of a block stay in a CPU's cache.
+# Rows per batch. On a CPU the widest activations of a chunk should stay in the cache.
 CPU_CHUNK, GPU_CHUNK = 64, 1024
+_CACHE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,17 @@ class Solver:
         Raises UserError for a malformed puzzle. Whether it has exactly one solution is not asked here:
         `task.check` does that.
         """
+        return list(self.answers([puzzles] if isinstance(puzzles, str) else puzzles, effort))
+
+    def answers(self, puzzles: Iterable[str], effort: Effort | None = None) -> Iterator[Answer]:
+        """As `solve`, but each batch of answers comes as soon as it is there."""
         effort = effort or Effort()
-        texts = [puzzles] if isinstance(puzzles, str) else list(puzzles)
-        tokens = [self.task.parse(text) for text in texts]
-        size = max(1, self.chunk // effort.rollouts)
-        answers = []
-        for first in range(0, len(tokens), size):
-            part = tokens[first : first + size]
-            answers += map(self._answer, part, self.decide(np.stack(part), effort), [effort] * len(part))
-        return answers
+        tokens = [self.task.parse(text) for text in puzzles]
+        if tokens:
+            for tokens_L, decision in zip(tokens, self.decide(np.stack(tokens), effort), strict=True):
+                yield self.answer(
+                    tokens_L, decision.answer_L, decision.steps, _sigmoid(decision.halt), effort
+                )
 
     def steps(self, puzzle: str, effort: Effort | None = None) -> Iterator[Refinement]:
         """The answer to one puzzle after each supervision step of the plain rollout, until it is done."""
@@ -90,15 +95,18 @@ class Solver:
                 bool(thought.done_A[0]),
             )
 
-    def decide(self, tokens_BL: np.ndarray, effort: Effort) -> list[Decision]:
-        """Answers to one batch of puzzles, as tokens uint8 [B, L]."""
-        tokens = self._tensor(tokens_BL)
-        steps = effort.steps or self.training_steps
-        return ponder(self.model, self.task, tokens, _ids(tokens), steps, effort)
+    def decide(self, tokens_NL: np.ndarray, effort: Effort) -> Iterator[Decision]:
+        """Answers to puzzles as tokens uint8 [N, L]; all rollouts of a puzzle run together."""
+        steps, size = effort.steps or self.training_steps, max(1, self.chunk // effort.rollouts)
+        for first in range(0, len(tokens_NL), size):
+            tokens = self._tensor(tokens_NL[first : first + size])
+            yield from ponder(self.model, self.task, tokens, _ids(tokens), steps, effort)
 
-    def _answer(self, tokens_L: np.ndarray, decision: Decision, effort: Effort) -> Answer:
-        answer_L, by = decision.answer_L, "model"
-        verified = self.task.verify(tokens_L, answer_L)
+    def answer(
+        self, tokens_L: np.ndarray, answer_L: np.ndarray, steps: int, halt_probability: float, effort: Effort
+    ) -> Answer:
+        """What is to be said of an answer; with `effort.exact`, the exact solver has the last word."""
+        by, verified = "model", self.task.verify(tokens_L, answer_L)
         if effort.exact and verified is False:
             found = self.task.solve_exactly(tokens_L)
             if found is not None:
@@ -107,8 +115,8 @@ class Solver:
             puzzle=self.task.text(tokens_L),
             answer=self.task.text(answer_L),
             verified=verified,
-            steps=decision.steps,
-            halt_probability=float(1 / (1 + np.exp(-decision.halt))),
+            steps=steps,
+            halt_probability=halt_probability,
             rollouts=effort.rollouts,
             by=by,
         )
@@ -122,18 +130,27 @@ def _ids(tokens_BL: Tensor) -> Tensor:
     return torch.zeros(len(tokens_BL), dtype=torch.long, device=tokens_BL.device)
 
 
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+
+
 def chunk_size(model: RecursiveModel) -> int:
     """Rows per batch for a model where it is."""
-    return CPU_CHUNK if model.y_init.device.type == "cpu" else GPU_CHUNK
+    if model.y_init.device.type != "cpu":
+        return GPU_CHUNK
+    units = [unit for unit in model.modules() if isinstance(unit, GatedUnit)]
+    widest = max(unit.up.out_features for unit in units)
+    return max(1, min(CPU_CHUNK, _CACHE_BYTES // (4 * widest * model.tokens)))
 
 
-def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> Solver:
+def load(name: str | Path, device: str = "auto", dtype: str | None = None, compiled: bool = False) -> Solver:
     """A solver from a model folder, a training run, bundled weights by name, or a hub repository.
 
     `device` is auto, cpu, cuda or mps; `dtype` overrides the precision of the forward pass (very deep
-    runs need float32). Raises UserError if there is no such model or it is damaged.
+    runs need float32); `compiled` compiles the blocks, which pays for many puzzles. Raises UserError if
+    there is no such model or it is damaged.
     """
-    found = pretrained.load(name, pick_device(device), dtype)
+    found = pretrained.load(name, pick_device(device), dtype, compiled)
     return Solver(found.model, found.task, found.config.steps)
 
 

@@ -17,6 +17,7 @@ A run is a folder:
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
@@ -88,7 +89,7 @@ def train(
         with _signals() as caught, _Metrics(folder, run.step) as metrics:
             _loop(run, metrics, caught, stop_after, console)
         finished = run.step >= config.train.steps
-        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best)
+        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0])
 
 
 def _loop(
@@ -100,9 +101,8 @@ def _loop(
     with bar(console, run.config.name, config.steps, run.step) as progress:
         while run.step < end and not caught:
             run.one_step()
-            over = run.step >= end or bool(caught)
             evaluating = run.step % config.eval_every == 0 or run.step == config.steps
-            saving = run.step % config.checkpoint_every == 0 or over
+            saving = run.step % config.checkpoint_every == 0
             note = None
             if run.step % config.log_every == 0 or evaluating or saving:
                 line = run.read_meters()
@@ -112,18 +112,22 @@ def _loop(
             if evaluating:
                 report = run.evaluate()
                 metrics.write("eval", run.step, _summary(report) | {"seconds": run.seconds()})
-                exact = report.early_stop.exact
-                better = exact.value > run.best
-                run.best = max(run.best, exact.value)
+                exact, cells = report.early_stop.exact, report.early_stop.cells
+                better = (exact.value, cells.value) > run.best
                 if better:
+                    run.best = exact.value, cells.value
                     run.export("best", report)
                 progress.say(
                     f"step {run.step:>6}  {run.seconds():6.0f} s  validation exact {exact}  "
-                    f"cells {100 * report.early_stop.cells.value:.2f} %  "
+                    f"cells {100 * cells.value:.2f} %  "
                     f"steps {report.early_stop.mean_steps:.2f}" + ("  best" if better else "")
                 )
             if saving:
                 run.save()
+    if run.step != run.saved:  # the end, wherever it came
+        if run.meters:
+            metrics.write("train", run.step, run.read_meters())
+        run.save()
 
 
 class _Run:
@@ -135,7 +139,11 @@ class _Run:
         self.config, self.task, self.folder = config, task, folder
         self.validation = validation.take(slice(config.train.eval_puzzles))
         self.problem = Problem(task.vocab_size, task.length, int(puzzles.puzzle_N.max()) + 1)
-        self.fabric = Fabric(accelerator=_accelerator(device), devices=1)
+        self.fabric = Fabric(accelerator=device, devices=1)
+        if device == "mps" and (config.model.dtype == "float64" or config.loss.tokens == "stablemax64"):
+            raise UserError(
+                "this device has no float64: use --loss.tokens stablemax and --model.dtype float32"
+            )
         torch.manual_seed(config.seed)
         model = build(config.model, self.problem)
         self.module: RecursiveModel = model
@@ -147,7 +155,8 @@ class _Run:
         self.batches = Batches(puzzles, task, config.train.batch, config.data.augment, self.device)
         self.slots = empty_slots(model, self.batches.batch(config.seed, 0, self.fabric.global_rank))
         self.meters: dict[str, Tensor] = {}
-        self.step, self.best = 0, -1.0
+        self.step = self.saved = 0
+        self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
         self._seconds_before, self._start = 0.0, time.perf_counter()
 
     def one_step(self) -> None:
@@ -174,14 +183,17 @@ class _Run:
         rows, halted = sums.pop("rows"), sums.pop("count")
         losses = {name: value / rows for name, value in sums.items() if name.endswith("loss")}
         if not math.isfinite(losses["loss"]):
-            saved = checkpoint.steps_saved(self.folder / "checkpoints")
-            where = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
-            raise UserError(
-                f"the loss was not finite at step {self.step}; {where}. "
-                "Lower optimizer.lr or set optimizer.clip, and train into a new folder"
-            )
+            raise self._not_finite()
         others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses}
         return losses | others | {"halted": halted / rows, "seconds": self.seconds()}
+
+    def _not_finite(self) -> UserError:
+        saved = checkpoint.steps_saved(self.folder / "checkpoints")
+        where = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
+        return UserError(
+            f"the loss was not finite at step {self.step}; {where}. "
+            "Lower optimizer.lr or set optimizer.clip, and train into a new folder"
+        )
 
     def evaluate(self) -> Report:
         """Accuracy of the average (or of the weights, where there is none) on validation puzzles."""
@@ -214,16 +226,21 @@ class _Run:
         return self._seconds_before + time.perf_counter() - self._start
 
     def save(self) -> None:
-        """Write a checkpoint, and the newest weights for use."""
+        """Write a checkpoint, and the newest weights for use; weights that are not finite are refused."""
         state = self._state()
+        if not all(w.isfinite().all() for w in (state["model"] | state["ema"]).values()):
+            raise self._not_finite()
         checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.train.keep)
+        self.saved = self.step
         self.export("last")
 
     def restore(self) -> None:
-        """Load the newest checkpoint."""
+        """Load the newest checkpoint; a run that has none yet starts from its beginning."""
         remove_drafts(self.folder)
+        if not checkpoint.steps_saved(self.folder / "checkpoints"):
+            return
         state = self._state()
-        self.step = checkpoint.load(self.folder / "checkpoints", state)
+        self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
         for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):
             groups = get_optimizer_state_dict(self.module, each)["param_groups"]
             set_optimizer_state_dict(self.module, each, {"state": saved, "param_groups": groups})
@@ -234,9 +251,11 @@ class _Run:
             slots["steps"],
             slots["halted"],
         )
-        self.best = state["counters"]["best"].item()
+        self.best = tuple(state["counters"]["best"].tolist())
         self._seconds_before = state["counters"]["seconds"].item()
         self._start = time.perf_counter()
+        if pretrained.step_of(self.folder / "last") != self.step:
+            self.export("last")  # a kill came between the checkpoint and these weights
 
     def _state(self) -> dict[str, Any]:
         """All of the run as nested dictionaries of tensors.
@@ -268,7 +287,7 @@ class _Metrics:
     def __init__(self, folder: Path, step: int):
         self.path = folder / "metrics.jsonl"
         # A run that was killed may have logged steps past its last checkpoint: they come again.
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        kept = [line for line in self._lines() if _step_of(line) <= step]
         write_atomic(self.path, "".join(kept))
         self.board = _tensorboard(folder / "tensorboard", step)
 
@@ -282,8 +301,7 @@ class _Metrics:
     def _lines(self) -> list[str]:
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [line for line in lines if line.endswith("\n")]
+        return self.path.read_text(encoding="utf-8").splitlines(keepends=True)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Append one line."""
@@ -292,6 +310,14 @@ class _Metrics:
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _step_of(line: str) -> float:
+    """Step of a line of metrics; a line that was cut short belongs to no step."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
@@ -324,6 +350,7 @@ def _signals() -> Generator[list[int]]:
 
     def note(number: int, _frame: object) -> None:
         caught.append(number)
+        print("stopping after this step; once more stops at once, without saving", file=sys.stderr)
         signal.signal(number, previous[number])
 
     try:
@@ -345,6 +372,8 @@ def _open(folder: Path, config: RunConfig) -> RunConfig:
             f"{folder} holds another run; go on with it by `trm train --resume {folder}`, "
             "or choose another folder with --out"
         )
+    if folder.is_dir():
+        remove_drafts(folder)
     if folder.exists() and (not folder.is_dir() or any(p.name != "data" for p in folder.iterdir())):
         raise UserError(f"{folder} is not empty and holds no run; choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -356,7 +385,3 @@ def _reopen(folder: Path) -> RunConfig:
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder} holds no run (no config.yaml); start one with `trm train RECIPE --out`")
     return load_config(folder / "config.yaml")
-
-
-def _accelerator(device: str) -> str:
-    return {"cuda": "gpu"}.get(device, device)

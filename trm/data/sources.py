@@ -1,13 +1,17 @@
 """Where puzzles come from: local files, files of the hub pinned by revision and hash, or a generator."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from trm.config import DataConfig
 from trm.data.puzzles import Puzzles, from_arrays, read_csv, write_csv
 from trm.errors import UserError
+from trm.files import write_atomic
 from trm.tasks.task import Task
 
 
@@ -87,29 +91,52 @@ def generate(
 def prepare(
     config: DataConfig, task: Task, seed: int, folder: Path, progress: Callable[[int], None]
 ) -> tuple[Puzzles, Puzzles]:
-    """Training and validation puzzles of a run.
+    """Training and validation puzzles of a run, essentially different from each other.
 
     Generated puzzles are written to `folder` as CSV and read back from there ever after, so that a
     resumed run sees the same ones even if the generator has changed.
     """
-    if not config.train:
-        if not (config.generate_train and config.generate_validation):
-            raise UserError(
-                "no training data: give data.train and data.validation (CSV files), "
-                "or data.generate_train and data.generate_validation (numbers of puzzles)"
-            )
-        files = {name: folder / f"{name}.csv" for name in ("train", "validation", "test")}
-        if not files["test"].exists():  # written last
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, puzzles in generate(config, task, seed, progress).items():
-                write_csv(files[name], task, puzzles, "generated")
-        return read_csv(files["train"], task), read_csv(files["validation"], task)
-    train = read(config.train, task)
-    if config.validation:
-        return train, read(config.validation, task)
-    if not 0 < config.hold_out < len(train):
+    if config.train:
+        train = read(config.train, task)
+        validation = read(config.validation, task) if config.validation else None
+        return _held_out(train, validation, config.hold_out, task)
+    if not (config.generate_train and config.generate_validation):
         raise UserError(
-            f"data.hold_out is {config.hold_out} of {len(train)} puzzles: "
-            "give a validation file, or hold some out"
+            "no training data: give data.train and data.validation (CSV files), "
+            "or data.generate_train and data.generate_validation (numbers of puzzles)"
         )
-    return train.take(slice(config.hold_out, None)), train.take(slice(config.hold_out))
+    mark = folder / "made-from.json"
+    wanted = json.dumps({"task": task.describe(), "data": config.model_dump(), "seed": seed}, indent=1)
+    if not mark.exists() or mark.read_text(encoding="utf-8") != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, puzzles in generate(config, task, seed, progress).items():
+            write_csv(folder / f"{name}.csv", task, puzzles, "generated")
+        write_atomic(mark, wanted)  # last: what has no mark is made again
+    return read_csv(folder / "train.csv", task), read_csv(folder / "validation.csv", task)
+
+
+def _held_out(
+    train: Puzzles, validation: Puzzles | None, hold_out: int, task: Task
+) -> tuple[Puzzles, Puzzles]:
+    """Split off the first puzzles for validation where there is no file for it.
+
+    Augmentation shows the model every image of a training puzzle, so none may be held out as well:
+    training puzzles of a class that is held out are left out, and overlapping files are a UserError.
+    """
+    given = validation is not None
+    if validation is None:
+        if not 0 < hold_out < len(train):
+            raise UserError(
+                f"data.hold_out is {hold_out} of {len(train)} puzzles: give data.validation, or hold some out"
+            )
+        train, validation = train.take(slice(hold_out, None)), train.take(slice(hold_out))
+    held = {task.canonical(tokens_L) for tokens_L in validation.tokens_NL}
+    fresh = np.array([task.canonical(tokens_L) not in held for tokens_L in train.tokens_NL])
+    if given and not fresh.all():
+        raise UserError(
+            f"{(~fresh).sum()} training puzzles are essentially the same as validation puzzles: "
+            "remove them from data.train, or validation says nothing"
+        )
+    if not fresh.any():
+        raise UserError("every training puzzle is essentially the same as one held out: give more puzzles")
+    return train.take(fresh), validation

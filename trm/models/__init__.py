@@ -1,12 +1,17 @@
 """Models: one contract (`RecursiveModel`), a few final classes, one function that builds them."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from trm.config import ModelConfig
+from trm.errors import UserError
 from trm.models.hrm import Hrm
 from trm.models.recursive import Output, Problem, RecursiveModel, State
 from trm.models.transformer import Transformer
 from trm.models.trm import Trm
 
-__all__ = ["Output", "Problem", "RecursiveModel", "State", "build"]
+__all__ = ["Output", "Problem", "RecursiveModel", "State", "build", "check_weights", "load_weights"]
 
 _CLASSES = {"trm": Trm, "hrm": Hrm, "transformer": Transformer}
 
@@ -14,3 +19,24 @@ _CLASSES = {"trm": Trm, "hrm": Hrm, "transformer": Transformer}
 def build(config: ModelConfig, problem: Problem) -> RecursiveModel:
     """Build the configured model with fresh weights from torch's global generator."""
     return _CLASSES[config.kind](config, problem)
+
+
+def load_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy weights into a model; a missing, extra or misshapen tensor is a UserError that names it."""
+    check_weights(model, weights, where)
+    model.load_state_dict(dict(weights))
+
+
+def check_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise UserError unless the weights are exactly those that the model needs."""
+    own = model.state_dict()
+    faults = [f"{n} is missing" for n in own.keys() - weights.keys()]
+    faults += [f"{n} is not part of this model" for n in weights.keys() - own.keys()]
+    faults += [
+        f"{n} has shape {tuple(weights[n].shape)}, not {tuple(own[n].shape)}"
+        for n in own.keys() & weights.keys()
+        if weights[n].shape != own[n].shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(f"{where} is of another architecture: {min(faults)}{more}")

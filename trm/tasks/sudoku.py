@@ -11,7 +11,7 @@ Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
 
 import string
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -89,6 +89,14 @@ class Sudoku(Task):
 
         found = search(_digits(tokens_L), *self.box, limit=1, max_guesses=_CHECK_BUDGET).solutions
         return found[0] + np.uint8(1) if len(found) else None
+
+    def describe(self) -> dict[str, Any]:
+        return self.config.model_dump()
+
+    def canonical(self, tokens_L: np.ndarray) -> bytes:
+        from trm.tasks.sudoku_generator import canonical
+
+        return canonical(_digits(tokens_L).astype(np.uint8), *self.box)
 
     def symmetry(self, key_B: "Tensor") -> "Symmetry":
         import torch

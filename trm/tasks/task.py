@@ -7,7 +7,7 @@ Shapes: L tokens, B batch, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class Task(ABC):
     @abstractmethod
     def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
         """The answer by exact search, uint8 [L]; None where the search is too long or there is none."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The task as plain values."""
+
+    @abstractmethod
+    def canonical(self, tokens_L: np.ndarray) -> bytes:
+        """A form that two puzzles share if and only if a symmetry maps one to the other."""
 
     @abstractmethod
     def symmetry(self, key_B: "Tensor") -> "Symmetry":
