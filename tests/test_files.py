@@ -113,6 +113,6 @@ def test_remove_drafts_restores_and_removes_what_a_kill_left_and_nothing_else(tm
     (tmp_path / ".config.yaml.draft").write_text("half")
     (tmp_path / ".gitignore").write_text("*")
     remove_drafts(tmp_path)
-    assert names(tmp_path) == {"model", "last", ".gitignore", ".git", ".model.old"}
+    assert names(tmp_path) == {"model", "last", ".gitignore", ".git"}
     assert (tmp_path / "last" / "a").read_text() == ".last.old"  # it was being replaced
     assert (tmp_path / "model" / "a").read_text() == "model"

@@ -82,8 +82,7 @@ def remove_drafts(folder: Path) -> None:
     """Clean up after a killed process: restore folders that were being replaced, delete drafts."""
     for old in folder.glob(".*.old"):
         path = folder / old.name[1:].removesuffix(".old")
-        if not path.exists():
-            old.rename(path)
+        shutil.rmtree(old) if path.exists() else old.rename(path)
     for draft in folder.glob(".*.draft"):
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
