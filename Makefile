@@ -10,8 +10,8 @@ RUN := runs/demo
 
 setup: .venv/ready
 
-# Torch comes first and by its exact version: asked for loosely, pip may pick a build that brings
-# gigabytes of GPU libraries along.
+# Torch comes first and by its exact version, so that nothing else decides which build is taken. An index
+# with CPU builds, or one for your GPU, can be set in pip's own configuration.
 .venv/ready: Makefile pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(shell grep '^torch==' constraints.txt)

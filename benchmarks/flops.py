@@ -48,9 +48,9 @@ def updates(model: RecursiveModel) -> tuple[list[Network], list[Network]]:
 def step_flops(model: RecursiveModel, training: bool) -> int:
     """Operations of one supervision step for one row, with the backward pass when training."""
     forward, graded = updates(model)
-    total = sum(network_flops(network, model.tokens) for network in forward)
+    total = sum(network_flops(network, model.seq_len) for network in forward)
     if training:
-        total += 2 * sum(network_flops(network, model.tokens) for network in graded)
+        total += 2 * sum(network_flops(network, model.seq_len) for network in graded)
     return total
 
 

@@ -63,7 +63,9 @@ def main(
         solver.chunk = chunk
         plain = 0.0
         # In turns, so that a change in the machine's speed meets every way.
-        rounds = [{name: measure(solver, puzzles, way) for name, way in ways.items()} for _ in range(repeat)]
+        rounds = [
+            {name: measure(solver, puzzles, [way])[0] for name, way in ways.items()} for _ in range(repeat)
+        ]
         for name in ways:
             best: Point = max((each[name] for each in rounds), key=lambda point: point.puzzles_per_second)
             if name.startswith("all steps"):

@@ -21,18 +21,18 @@ def test_a_point_counts_right_answers_and_all_steps():
     effort = Effort(steps=5, rollouts=3, select="vote")
     answers = tiny.solver().solve(PUZZLES, effort)
     asked = puzzles([answers[i].answer if i < 3 else ANSWER for i in range(len(PUZZLES))])
-    point = curve.measure(tiny.solver(), asked, effort)
+    (point,) = curve.measure(tiny.solver(), asked, [effort])
     assert (point.depth, point.rollouts, point.select, point.n) == (5, 3, "vote", 8)
     assert point.exact.value == 3 / 8
     assert point.steps == sum(d.total_steps for d in tiny.solver().decide(asked.tokens_NL, effort)) / 8
     assert point.applications == point.steps * 1 * (1 + 1)  # T * (n + 1)
     chunked = tiny.solver()
     chunked.chunk = 4
-    assert curve.measure(chunked, asked, effort).exact == point.exact
+    assert curve.measure(chunked, asked, [effort])[0].exact == point.exact
 
 
 def test_the_sweep_has_every_combination_once():
-    made = list(curve.efforts(Effort(noise=0.5), [2, 4], [1, 3]))
+    made = [effort for group in curve.sweep(Effort(noise=0.5), [2, 4], [1, 3]) for effort in group]
     assert len({(e.steps, e.rollouts, e.select) for e in made}) == len(made) == 2 * (2 + 5)
     assert all(e.noise == 0.5 for e in made)
 

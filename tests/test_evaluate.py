@@ -23,7 +23,7 @@ class Scripted(nn.Module):
         super().__init__()
         self.answers, self.halts = torch.tensor(answers), torch.tensor(halts)
         self.register_buffer("y_init", torch.zeros(1))
-        self.unit, self.tokens = GatedUnit(1, 1, "swiglu"), 4  # what the size of a chunk follows from
+        self.unit, self.seq_len = GatedUnit(1, 1, "swiglu"), 4  # what the size of a chunk follows from
 
     def encode(self, tokens_BL, puzzle_B):
         return tokens_BL[:, 0]

@@ -11,7 +11,7 @@ from torch import nn
 
 from trm import rng
 from trm.config import Effort
-from trm.inference import _Ends, choose, never, ponder, think, when_settled
+from trm.inference import Ends, choose, never, ponder, think, when_settled
 from trm.models import State
 
 STEPS = 8
@@ -121,9 +121,8 @@ def test_no_gradient_is_kept(boards_BL):
 
 
 def decide(net, boards_BL, steps=STEPS, **effort):
-    return ponder(
-        net, TASK, boards_BL, torch.zeros(len(boards_BL), dtype=torch.long), steps, Effort(**effort)
-    )
+    asked, puzzle_B = Effort(**effort), torch.zeros(len(boards_BL), dtype=torch.long)
+    return [choose(ends, asked.select) for ends in ponder(net, TASK, boards_BL, puzzle_B, steps, asked)]
 
 
 def same(a, b) -> bool:
@@ -262,7 +261,7 @@ def ends(answers, halts, drifts=None, steps=None, settled=None, verified=None):
         d if g is None else np.array(g)
         for g, d in zip((drifts, steps, settled, verified), default, strict=True)
     ]
-    return _Ends(rows, np.array(halts, float), *given)
+    return Ends(rows, np.array(halts, float), *given)
 
 
 def test_every_selection_by_hand():
@@ -274,7 +273,7 @@ def test_every_selection_by_hand():
         settled=[True, False, True, True],
         verified=[False, True, False, False],
     )
-    picked = {select: choose(made, Effort(select=select)) for select in ("halt", "first", "stable", "vote")}
+    picked = {select: choose(made, select) for select in ("halt", "first", "stable", "vote")}
     assert {select: int(d.answer_L[0]) for select, d in picked.items()} == {
         "halt": 7,
         "first": 9,  # of the two that ended at step 4, only this one had settled
@@ -282,10 +281,10 @@ def test_every_selection_by_hand():
         "vote": 8,
     }
     assert picked["vote"].halt == 1.0 and picked["vote"].total_steps == 19
-    assert choose(made, Effort(select="verify")).halt == -1.0
+    assert choose(made, "verify").halt == -1.0
     none = made._replace(verified_K=np.zeros(4, bool), settled_K=np.zeros(4, bool))
-    assert choose(none, Effort(select="verify")).answer_L[0] == 7
-    assert choose(none, Effort(select="first")).answer_L[0] == 7
+    assert choose(none, "verify").answer_L[0] == 7
+    assert choose(none, "first").answer_L[0] == 7
 
 
 def test_votes_against_a_slow_count():
@@ -302,7 +301,7 @@ def test_votes_against_a_slow_count():
         first = {a: answers.tolist().index(a) for a in counts}
         expected = sorted(counts, key=lambda a: (-counts[a], -chance[a], first[a]))[0]
         ties += list(counts.values()).count(max(counts.values())) > 1
-        chosen = choose(ends(answers, halts), Effort(select="vote"))
+        chosen = choose(ends(answers, halts), "vote")
         assert chosen.answer_L[0] == expected
         assert chosen.halt == max(h for a, h in zip(answers, halts, strict=True) if a == expected)
     assert ties > 50

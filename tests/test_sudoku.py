@@ -14,10 +14,11 @@ from rich.console import Console
 from tiny import PUZZLES
 
 from trm import rng
-from trm.config import SudokuConfig
+from trm.config import DataConfig, SudokuConfig
 from trm.errors import UserError
 from trm.tasks import build_task
 from trm.tasks.sudoku import BLANK, Sudoku
+from trm.tasks.sudoku_solver import search
 
 BOXES = [(2, 2), (2, 3), (3, 2), (3, 3), (4, 4)]
 CHARS = "." + string.digits[1:] + string.ascii_uppercase
@@ -303,3 +304,15 @@ def test_colours_say_clue_guess_change_and_broken_clue_on_a_terminal_only():
     assert "\x1b[1;31m3\x1b[0m" in first  # a clue that is broken
     assert "\x1b[30;43m3\x1b[0m" in first  # a guess that has changed
     assert "\x1b[36m.\x1b[0m" in out.getvalue().splitlines()[1]  # a guess as before
+
+
+def test_generated_puzzles_have_the_wanted_difficulty():
+    task = task_of(2, 3)
+    for least, most in ((0, 0), (2, 3)):
+        config = DataConfig(generate_test=20, min_guesses=least, max_guesses=most)
+        tokens, answers, ratings = task.generate(config, 0, (), lambda found: None)["test"]
+        assert ratings.min() >= least and ratings.max() <= most
+        for tokens_L, answer_L, rating in zip(tokens, answers, ratings, strict=True):
+            assert search(tokens_L - 1, 2, 3, limit=1).guesses == rating
+            assert task.verify(tokens_L, answer_L)
+            assert (task.solve_exactly(tokens_L) == answer_L).all()

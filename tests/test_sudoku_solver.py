@@ -198,7 +198,7 @@ def test_is_solution_of_garbage_is_false(answer):
 def test_user_errors():
     with pytest.raises(UserError, match="81 cells"):
         search(np.zeros(80, np.uint8), 3, 3)
-    with pytest.raises(UserError, match="Row 2, column 1 holds 5"):
+    with pytest.raises(UserError, match="row 2, column 1 holds 5"):
         search(np.array([0, 0, 0, 0, 5] + [0] * 11), 2, 2)
     with pytest.raises(UserError, match="holds -1"):
         conflict(np.full(16, -1), 2, 2)

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "bfloat16", "float64"]
+_COMMANDS = ("solve", "train", "eval", "data", "info")
 _EFFORT = Effort()
 # Options that a sweep takes over; it sets the others itself.
 _SWEPT = {"early_stop", "noise", "start", "symmetries", "seed"}
@@ -214,6 +215,7 @@ def data(
     test: int = 1000,
     extra_clues: int = 0,
     min_guesses: int = 0,
+    max_guesses: int = 1_000_000,
     avoid: str = "",
     seed: int = 0,
 ) -> int:
@@ -233,6 +235,7 @@ def data(
         test: Test puzzles.
         extra_clues: Clues put back on each minimal puzzle.
         min_guesses: Least difficulty: guesses that the exact solver needs.
+        max_guesses: Greatest difficulty.
         avoid: CSV file of puzzles to which no new one may be essentially the same.
         seed: Seed of the generator.
     """
@@ -246,7 +249,8 @@ def data(
     board = parse(SudokuConfig, {"box_rows": box_rows, "box_cols": box_cols}, "trm data")
     counts = {"generate_train": train, "generate_validation": validation, "generate_test": test}
     _at_least(0, seed=seed)
-    config = parse(DataConfig, counts | {"extra_clues": extra_clues, "min_guesses": min_guesses}, "trm data")
+    kind = {"extra_clues": extra_clues, "min_guesses": min_guesses, "max_guesses": max_guesses}
+    config = parse(DataConfig, counts | kind, "trm data")
     wanted = {name: count for name, count in config.generated().items() if count}
     if not wanted:
         raise UserError("nothing to generate: give --train, --validation or --test")
@@ -417,7 +421,7 @@ def _one_line(report: str, arguments: list[str]) -> str:
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
         if given in message and given not in known and near:
             message += f"; did you mean {near[0]}?"
-    command = arguments[0] if arguments[0] in ("solve", "train", "eval", "data", "info") else ""
+    command = arguments[0] if arguments[0] in _COMMANDS else ""
     return f"{message}; see `{' '.join(filter(None, ('trm', command, '--help')))}`"
 
 
@@ -535,7 +539,7 @@ def _evaluate(
     if effort == Effort(steps=effort.steps, seed=effort.seed):
         return report, None
     with bar(console, f"thinking longer {name}", len(puzzles)) as progress:
-        return report, measure(solver, puzzles, effort, progress.at)
+        return report, measure(solver, puzzles, [effort], progress.at)[0]
 
 
 def _curve(
@@ -553,15 +557,13 @@ def _curve(
     from trm.files import full_disk_is_a_user_error
     from trm.terminal import bar
 
-    sweep = list(curve.efforts(base, depths, rollouts))
+    groups = list(curve.sweep(base, depths, rollouts))
     points: list[Point] = []
-    with bar(_console(stderr=True), "sweeping", len(sweep) * len(puzzles)) as progress:
-        for i, effort in enumerate(sweep):
-            note = f"{effort.steps} steps, {effort.rollouts} rollouts, {effort.select}"
-            points.append(
-                curve.measure(solver, puzzles, effort, lambda k, i=i: progress.at(i * len(puzzles) + k))
-            )
-            progress.at((i + 1) * len(puzzles), note)
+    with bar(_console(stderr=True), "sweeping", len(groups) * len(puzzles)) as progress:
+        for i, group in enumerate(groups):
+            before = i * len(puzzles)
+            progress.at(before, f"{group[0].steps} steps, {group[0].rollouts} rollouts, {group[0].select}")
+            points += curve.measure(solver, puzzles, group, lambda k, before=before: progress.at(before + k))
     with full_disk_is_a_user_error(f"not all of {folder} was written"):
         written = curve.write(points, folder, title)
     if as_json:

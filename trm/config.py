@@ -200,6 +200,8 @@ class DataConfig(Config):
     """Clues put back on each generated minimal puzzle."""
     min_guesses: int = Field(0, ge=0)
     """Least difficulty of generated puzzles: guesses that the exact solver needs."""
+    max_guesses: int = Field(1_000_000, ge=0)
+    """Greatest difficulty of generated puzzles."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -207,6 +209,8 @@ class DataConfig(Config):
             raise ValueError("validation and hold_out need a training file: data.train")
         if self.validation and self.hold_out:
             raise ValueError("give validation or hold_out, not both")
+        if self.min_guesses > self.max_guesses:
+            raise ValueError("min_guesses is above max_guesses")
         return self
 
     def generated(self) -> dict[str, int]:

@@ -16,10 +16,12 @@ from trm.config import Effort, parse
 from trm.data.puzzles import Puzzles
 from trm.evaluate import Share, wilson
 from trm.files import write_atomic
+from trm.inference import choose
 from trm.models import RecursiveModel
 from trm.solver import Solver
 
-SELECTIONS = ("halt", "first", "stable", "vote", "verify")
+# Selections of one group let the rollouts stop by the same rule.
+_GROUPS = (("halt", "stable", "vote"), ("first",), ("verify",))
 
 
 @dataclass(frozen=True)
@@ -46,36 +48,46 @@ def applications_per_step(model: RecursiveModel) -> int:
 
 
 def measure(
-    solver: Solver, puzzles: Puzzles, effort: Effort, progress: Callable[[int], None] = lambda done: None
-) -> Point:
-    """Accuracy and cost of one effort."""
-    right, steps, start = 0, 0, time.perf_counter()
-    decisions = solver.decide(puzzles.tokens_NL, effort)
-    for done, (decision, answer_L) in enumerate(zip(decisions, puzzles.answers_NL, strict=True), start=1):
-        # Cells without an answer (padding) do not count.
-        right += bool(np.all((decision.answer_L == answer_L) | (answer_L == 0)))
-        steps += decision.total_steps
+    solver: Solver,
+    puzzles: Puzzles,
+    efforts: Sequence[Effort],
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Point]:
+    """Accuracy and cost of efforts that differ only in how they select, from the same rollouts."""
+    right, steps, start = [0] * len(efforts), 0, time.perf_counter()
+    everyone = solver.rollouts(puzzles.tokens_NL, efforts[0])
+    for done, (ends, answer_L) in enumerate(zip(everyone, puzzles.answers_NL, strict=True), start=1):
+        for i, effort in enumerate(efforts):
+            chosen_L = choose(ends, effort.select).answer_L
+            # Cells without an answer (padding) do not count.
+            right[i] += bool(np.all((chosen_L == answer_L) | (answer_L == 0)))
+        steps += int(ends.steps_K.sum())
         progress(done)
     n = len(puzzles)
-    return Point(
-        depth=effort.steps or solver.training_steps,
-        rollouts=effort.rollouts,
-        select=effort.select,
-        n=n,
-        exact=wilson(right, n),
-        steps=steps / n,
-        applications=steps / n * applications_per_step(solver.model),
-        puzzles_per_second=n / (time.perf_counter() - start),
-    )
+    speed = n / (time.perf_counter() - start)
+    return [
+        Point(
+            depth=effort.steps or solver.training_steps,
+            rollouts=effort.rollouts,
+            select=effort.select,
+            n=n,
+            exact=wilson(count, n),
+            steps=steps / n,
+            applications=steps / n * applications_per_step(solver.model),
+            puzzles_per_second=speed,
+        )
+        for effort, count in zip(efforts, right, strict=True)
+    ]
 
 
-def efforts(base: Effort, depths: Sequence[int], rollouts: Sequence[int]) -> Iterator[Effort]:
-    """Every combination; with one rollout only `halt` and `verify` differ."""
+def sweep(base: Effort, depths: Sequence[int], rollouts: Sequence[int]) -> Iterator[list[Effort]]:
+    """Every combination, in groups that share their rollouts; with one, only `halt` and `verify` differ."""
     for depth in depths:
         for count in rollouts:
-            for select in SELECTIONS if count > 1 else ("halt", "verify"):
-                changes = {"steps": depth, "rollouts": count, "select": select}
-                yield parse(Effort, base.model_dump() | changes, "curve")
+            groups = _GROUPS if count > 1 else (("halt",), ("verify",))
+            for group in groups:
+                values = base.model_dump() | {"steps": depth, "rollouts": count}
+                yield [parse(Effort, values | {"select": select}, "curve") for select in group]
 
 
 def write(points: list[Point], folder: Path, title: str) -> list[Path]:

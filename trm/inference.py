@@ -1,8 +1,8 @@
 """Thinking: answers refined step by step, for as long and in as many ways as a puzzle needs.
 
 `think` is the one loop over supervision steps: rows that are done leave the batch and the rest is
-compacted, so the cost follows the difficulty. `ponder` runs several rollouts of every puzzle through it
-and picks one answer.
+compacted, so the cost follows the difficulty. `ponder` runs several rollouts of every puzzle through it,
+and `choose` picks one answer.
 
 A row is done when its halting logit is positive AND its answer did not change in the last step. The
 logit alone stops too early: it says "right" of answers that are still moving, and costs exact accuracy.
@@ -120,7 +120,7 @@ class Decision(NamedTuple):
     """Supervision steps of all rollouts together: the cost."""
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """How the rollouts of one puzzle ended; K rollouts."""
 
     answer_KL: np.ndarray
@@ -133,15 +133,15 @@ class _Ends(NamedTuple):
 
 def ponder(
     model: RecursiveModel, task: Task, tokens_BL: Tensor, puzzle_B: Tensor, steps: int, effort: Effort
-) -> list[Decision]:
-    """Think about every puzzle with the given effort and choose an answer; `steps` per rollout."""
+) -> list[Ends]:
+    """Run all rollouts of every puzzle, of at most `steps` each; `choose` picks the answers."""
     ways = _Ways(model, task, tokens_BL, effort)
     puzzle_R = puzzle_B.repeat_interleave(effort.rollouts)
     watch = _Watch(task, tokens_BL, effort, ways)
     disturb = ways.disturb if effort.noise and effort.rollouts > 1 else None
     for thought in think(model, ways.tokens_RL, puzzle_R, steps, watch.leave, ways.start(), disturb):
         watch.note(thought)
-    return [choose(ends, effort) for ends in watch.ends()]
+    return list(watch.ends())
 
 
 def refine(
@@ -155,19 +155,19 @@ def refine(
         yield thought
 
 
-def choose(ends: _Ends, effort: Effort) -> Decision:
+def choose(ends: Ends, select: str) -> Decision:
     """One answer from the ends of a puzzle's rollouts."""
-    best = _BY[effort.select](ends)
+    best = _BY[select](ends)
     return Decision(
         ends.answer_KL[best], float(ends.halt_K[best]), int(ends.steps_K[best]), int(ends.steps_K.sum())
     )
 
 
-def _by_halt(ends: _Ends) -> int:
+def _by_halt(ends: Ends) -> int:
     return int(ends.halt_K.argmax())
 
 
-def _by_first(ends: _Ends) -> int:
+def _by_first(ends: Ends) -> int:
     """The first to settle; of several at once, the surest."""
     if not ends.settled_K.any():
         return _by_halt(ends)
@@ -175,11 +175,11 @@ def _by_first(ends: _Ends) -> int:
     return int(order[0])
 
 
-def _by_stable(ends: _Ends) -> int:
+def _by_stable(ends: Ends) -> int:
     return int(ends.drift_K.argmin())
 
 
-def _by_vote(ends: _Ends) -> int:
+def _by_vote(ends: Ends) -> int:
     """The answer that most rollouts gave; ties by mean halting probability, then the earlier rollout."""
     chance_K = 1 / (1 + np.exp(-ends.halt_K))
     groups: dict[bytes, list[int]] = {}
@@ -189,7 +189,7 @@ def _by_vote(ends: _Ends) -> int:
     return max(winner, key=lambda k: ends.halt_K[k])
 
 
-def _by_verify(ends: _Ends) -> int:
+def _by_verify(ends: Ends) -> int:
     """An answer that the rules confirm; without one, the surest."""
     return int(ends.verified_K.argmax()) if ends.verified_K.any() else _by_halt(ends)
 
@@ -300,12 +300,12 @@ class _Watch:
         self.settled_R[rows] = thought.settled_A[done_A].cpu().numpy()
         self.steps_R[rows] = thought.step
 
-    def ends(self) -> Iterator[_Ends]:
+    def ends(self) -> Iterator[Ends]:
         """How the rollouts of each puzzle ended."""
         k = self.effort.rollouts
         for first in range(0, len(self.steps_R), k):
             part = slice(first, first + k)
-            yield _Ends(
+            yield Ends(
                 self.answer_RL[part],
                 self.halt_R[part],
                 self.drift_R[part],

@@ -13,7 +13,7 @@ from torch import Tensor
 from trm import pretrained
 from trm.config import Effort
 from trm.errors import UserError
-from trm.inference import Decision, ponder, refine
+from trm.inference import Decision, Ends, choose, ponder, refine
 from trm.models import RecursiveModel
 from trm.models.layers import GatedUnit
 from trm.tasks import Task
@@ -96,7 +96,11 @@ class Solver:
             )
 
     def decide(self, tokens_NL: np.ndarray, effort: Effort) -> Iterator[Decision]:
-        """Answers to puzzles as tokens uint8 [N, L]; all rollouts of a puzzle run together."""
+        """Answers to puzzles as tokens uint8 [N, L]."""
+        return (choose(ends, effort.select) for ends in self.rollouts(tokens_NL, effort))
+
+    def rollouts(self, tokens_NL: np.ndarray, effort: Effort) -> Iterator[Ends]:
+        """How the rollouts of each puzzle end; those of one puzzle run together."""
         steps, size = effort.steps or self.training_steps, max(1, self.chunk // effort.rollouts)
         for first in range(0, len(tokens_NL), size):
             tokens = self._tensor(tokens_NL[first : first + size])
@@ -140,7 +144,7 @@ def chunk_size(model: RecursiveModel) -> int:
         return GPU_CHUNK
     units = [unit for unit in model.modules() if isinstance(unit, GatedUnit)]
     widest = max(unit.up.out_features for unit in units)
-    return max(1, min(CPU_CHUNK, _CACHE_BYTES // (4 * widest * model.tokens)))
+    return max(1, min(CPU_CHUNK, _CACHE_BYTES // (4 * widest * model.seq_len)))
 
 
 def load(name: str | Path, device: str = "auto", dtype: str | None = None, compiled: bool = False) -> Solver:

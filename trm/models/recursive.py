@@ -72,10 +72,10 @@ class RecursiveModel(nn.Module, ABC):
         self.config = config
         self.problem = problem
         self.dtype = getattr(torch, config.dtype)
-        self.tokens = config.prefix + problem.length
+        self.seq_len = config.prefix + problem.length
         self.embed = InputEmbedding(config, *problem)
         uses_rope = config.mixing == "attention" and config.positions == "rope"
-        self.rope = Rope(config.width // config.heads, self.tokens) if uses_rope else None
+        self.rope = Rope(config.width // config.heads, self.seq_len) if uses_rope else None
         # Starting points of y and z: drawn once, saved, never trained.
         self.register_buffer("y_init", trunc_normal_(torch.empty(config.width), std=1.0))
         self.register_buffer("z_init", trunc_normal_(torch.empty(config.width), std=1.0))
@@ -91,7 +91,7 @@ class RecursiveModel(nn.Module, ABC):
 
         def block() -> Block:
             if c.mixing == "mixer":
-                return Block(c.width, c.expansion, c.gate, GatedUnit(self.tokens, c.expansion, c.gate))
+                return Block(c.width, c.expansion, c.gate, GatedUnit(self.seq_len, c.expansion, c.gate))
             return Block(c.width, c.expansion, c.gate, Attention(c.width, c.heads, self.rope))
 
         network = Network([block() for _ in range(layers)])
@@ -110,7 +110,7 @@ class RecursiveModel(nn.Module, ABC):
 
     def initial_state(self, batch_size: int) -> State:
         """The state before the first step: the fixed vectors at every position."""
-        shape = (batch_size, self.tokens, -1)
+        shape = (batch_size, self.seq_len, -1)
         return State(self.y_init.to(self.dtype).expand(shape), self.z_init.to(self.dtype).expand(shape))
 
     def step(self, state: State, x_BSD: Tensor) -> tuple[State, Output]:

@@ -136,7 +136,7 @@ class Sudoku(Task):
             config.generated(),
             seed,
             extra_clues=config.extra_clues,
-            guesses=(config.min_guesses, _CHECK_BUDGET),
+            guesses=(config.min_guesses, config.max_guesses),
             avoid=[_digits(tokens_L).astype(np.uint8) for tokens_L in avoid],
             progress=progress,
         )

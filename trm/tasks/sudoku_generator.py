@@ -66,7 +66,7 @@ def minimal_puzzle(
         UserError: `solution` is not a full, valid grid.
     """
     if not is_solution(solution, solution, box_rows, box_cols):
-        raise UserError("A puzzle can only be made from a full, valid grid: solve the board first.")
+        raise UserError("a puzzle can only be made from a full, valid grid: solve the board first")
     puzzle_L = solution.copy()
     every = (1 << box_rows * box_cols) - 1
     domains_L = np.int32(1) << (solution.astype(np.int32) - 1)
@@ -114,8 +114,8 @@ def generate(
     least, most = guesses or (0, 1_000_000)
     if extra_clues < 0 or least > most or min(counts.values(), default=0) < 0:
         raise UserError(
-            f"Cannot generate {dict(counts)} puzzles with {extra_clues} extra clues and {least} to {most} "
-            "guesses: give counts and extra_clues of at least 0 and a range in ascending order."
+            f"cannot generate {dict(counts)} puzzles with {extra_clues} extra clues and {least} to {most} "
+            "guesses: give counts and extra_clues of at least 0 and a range in ascending order"
         )
     rng = np.random.default_rng(seed)
     total = sum(counts.values())
@@ -135,9 +135,9 @@ def generate(
                 progress(len(found))
         elif (misses := misses + 1) == PATIENCE:
             raise UserError(
-                f"Only {len(found)} of {total} essentially different puzzles were found before "
+                f"only {len(found)} of {total} essentially different puzzles were found before "
                 f"{PATIENCE} tries in a row gave nothing new: "
-                "ask for fewer puzzles, more extra_clues or a wider range of guesses."
+                "ask for fewer puzzles, more extra_clues or a wider range of guesses"
             )
     return _deal(list(found.values()), counts, (box_rows * box_cols) ** 2, rng)
 

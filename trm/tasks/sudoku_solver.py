@@ -47,8 +47,8 @@ def layout(box_rows: int, box_cols: int) -> Layout:
     n = box_rows * box_cols
     if min(box_rows, box_cols) < 1 or n > MAX_SYMBOLS:
         raise UserError(
-            f"A Sudoku box of {box_rows} x {box_cols} is not supported: "
-            f"choose positive sides with a product of at most {MAX_SYMBOLS}."
+            f"a Sudoku box of {box_rows} x {box_cols} is not supported: "
+            f"choose positive sides with a product of at most {MAX_SYMBOLS}"
         )
     cells = np.arange(n * n, dtype=np.uint16)
     row, col = np.divmod(cells, n)
@@ -71,14 +71,14 @@ def checked(board_L: np.ndarray, box_rows: int, box_cols: int) -> np.ndarray:
     n = box_rows * box_cols
     if board_L.shape != (n * n,):
         raise UserError(
-            f"A {n} x {n} Sudoku has {n * n} cells, but the board has shape {board_L.shape}: "
-            "give the cells as one flat row-major array."
+            f"a {n} x {n} Sudoku has {n * n} cells, but the board has shape {board_L.shape}: "
+            "give the cells as one flat row-major array"
         )
     if board_L.min() < 0 or board_L.max() > n:
         cell = int(np.argmax((board_L < 0) | (board_L > n)))
         raise UserError(
-            f"Row {cell // n + 1}, column {cell % n + 1} holds {board_L[cell]}: "
-            f"use 0 for a blank and 1 to {n} for digits."
+            f"row {cell // n + 1}, column {cell % n + 1} holds {board_L[cell]}: "
+            f"use 0 for a blank and 1 to {n} for digits"
         )
     return np.ascontiguousarray(board_L, np.uint8)
 
