@@ -128,12 +128,14 @@ def _plot(points: list[Point], path: Path, title: str) -> None:
     lines: dict[tuple[int, str], list[Point]] = {}
     for point in points:
         lines.setdefault((point.rollouts, point.select), []).append(point)
+    counts, selects = (sorted({key[i] for key in lines}) for i in (0, 1))
     for (rollouts, select), line in lines.items():
         cost, exact = [p.applications for p in line], [100 * p.exact.value for p in line]
         below = [100 * (p.exact.value - p.exact.low) for p in line]
         above = [100 * (p.exact.high - p.exact.value) for p in line]
         label = f"{rollouts} rollout{'s' if rollouts > 1 else ''}, {select}"
-        axes.errorbar(cost, exact, (below, above), marker="o", capsize=2, linewidth=1, label=label)
+        style = {"color": f"C{selects.index(select)}", "marker": "os^Dv"[counts.index(rollouts) % 5]}
+        axes.errorbar(cost, exact, (below, above), capsize=2, linewidth=1, label=label, **style)
     axes.set_xscale("log")
     axes.set_xlabel("network applications per puzzle")
     axes.set_ylabel("exact accuracy, % (95 % interval)")
