@@ -67,8 +67,9 @@ class Case:
         return interop.build_original({**self.config, "forward_dtype": dtype}, weights)
 
     def models(self) -> list[RecursiveModel]:
-        """The exact model, then the float32 ones that show what rounding does."""
-        return [self.model(), *(self.model("float32", nudge) for nudge in range(NUDGED))]
+        """The exact model, then some in the file's own precision, which show what rounding does."""
+        dtype = self.config.get("forward_dtype", "bfloat16")
+        return [self.model(), *(self.model(dtype, nudge) for nudge in range(NUDGED))]
 
     def batch(self, prefix: str) -> Batch:
         names = ("inputs", "labels", "puzzle_identifiers")
