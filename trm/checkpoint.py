@@ -9,7 +9,6 @@ refused.
 A checkpoint is for going on with one's own run. Weights to share are a folder of `pretrained`.
 """
 
-import hashlib
 import json
 import pickle
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trm.errors import UserError
-from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts, remove_folder
+from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts, remove_folder, sha256
 
 _MANIFEST = "manifest.json"
 
@@ -157,5 +156,4 @@ def _reader(path: Path) -> Any:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}

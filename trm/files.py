@@ -1,6 +1,7 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -76,6 +77,12 @@ def new_folder(path: Path) -> Generator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_drafts(folder: Path) -> None:

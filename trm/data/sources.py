@@ -1,6 +1,5 @@
 """Where puzzles come from: local files, files of the hub pinned by revision and hash, or a generator."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from trm.config import DataConfig
 from trm.data.puzzles import Puzzles, from_arrays, read_csv, write_csv
 from trm.errors import UserError
-from trm.files import write_atomic
+from trm.files import sha256, write_atomic
 from trm.tasks.task import Task
 
 
@@ -33,12 +32,6 @@ HUB_FILES = {
         *_SUDOKU, "test.csv", "a2fd52aea23d331d5b4ee723c856236e838a9fb9a70e66f4e0e0cf26c338c6a8"
     ),
 }
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locate(name: str) -> Path:
