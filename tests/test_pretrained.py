@@ -80,11 +80,11 @@ def test_damaged_config(folder, text):
         ({"format": None}, "has format None"),
         ({"colour": "red"}, "unknown option 'colour'"),
         ({"model": {"widht": 16}}, "unknown option 'model.widht'; did you mean 'model.width'?"),
-        ({"task": {"name": "chess"}}, "task.name"),
+        ({"task": {"name": "chess"}}, "task: needs a name, one of sudoku, maze, arc, grid"),
         ({"model": tiny.MODEL.model_dump() | {"width": 32}}, "is of another architecture: "),
         ({"model": tiny.MODEL.model_dump() | {"layers": 2}}, "is missing (and "),
         ({"model": tiny.MODEL.model_dump() | {"prefix": 1}}, "is of another architecture"),
-        ({"task": {"box_rows": 2, "box_cols": 3}}, "is of another architecture"),
+        ({"task": {"name": "sudoku", "box_rows": 2, "box_cols": 3}}, "is of another architecture"),
     ],
 )
 def test_another_config(folder, changes, message):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 from pydantic import ValidationError
-from tyro.conf import Positional, arg
+from tyro.conf import AvoidSubcommands, Positional, arg
 
 import trm
 from trm.config import (
@@ -303,7 +303,7 @@ def _train_command(recipe: RunConfig, name: str = "mini") -> Callable[..., int]:
         resume: Path | None = None,
         stop_after: int | None = None,
         device: Device = "auto",
-        config: Annotated[RunConfig, arg(name="")] = recipe,
+        config: Annotated[RunConfig, arg(name=""), AvoidSubcommands] = recipe,
     ) -> int:
         """Train a model from a recipe; any of its values can be changed by an option.
 

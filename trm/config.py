@@ -8,7 +8,7 @@ command answers at once.
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -179,6 +179,65 @@ class SudokuConfig(Config):
         return self
 
 
+class MazeConfig(Config):
+    """Mazes with one start and one goal; the answer is a shortest path."""
+
+    name: Literal["maze"] = "maze"
+    """The task family."""
+    height: int = Field(30, ge=2, le=100)
+    """Rows."""
+    width: int = Field(30, ge=2, le=100)
+    """Columns."""
+
+
+class ArcConfig(Config):
+    """ARC-AGI: grids of ten colours on a square canvas."""
+
+    name: Literal["arc"] = "arc"
+    """The task family."""
+    side: int = Field(30, ge=1, le=30)
+    """Side of the canvas; tasks with a larger grid are refused."""
+    variants: int = Field(1000, gt=0)
+    """Variants of every task (rotated, reflected, recoloured), the task itself included."""
+    ids: Literal["variant", "task"] = "variant"
+    """What has a puzzle embedding of its own: every variant (as in the paper), or every task."""
+    translate: bool = True
+    """Move training pairs to a random place on the canvas, but for one pair of every variant."""
+
+
+class GridConfig(Config):
+    """Grid puzzles of one's own: question and answer are grids of one size, over one set of symbols."""
+
+    name: Literal["grid"] = "grid"
+    """The task family."""
+    height: int = Field(ge=1)
+    """Most rows; smaller puzzles are padded."""
+    width: int = Field(ge=1)
+    """Most columns."""
+    symbols: tuple[str, ...]
+    """All symbols of questions and answers; symbol i is token i + 1, as 0 is padding."""
+    dihedral: bool = False
+    """Rotations and reflections (where height and width differ: only those that keep the shape) make
+    another puzzle of the same kind."""
+    permute: tuple[str, ...] = ()
+    """Symbols that may be renamed among each other, as the digits of a Sudoku may."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.height * self.width > 10_000:
+            raise ValueError(f"a grid of {self.height}x{self.width} is too large: at most 10,000 cells")
+        if not 1 <= len(self.symbols) <= 254:
+            raise ValueError(f"a grid needs 1 to 254 symbols, not {len(self.symbols)}")
+        if len(set(self.symbols)) != len(self.symbols):
+            raise ValueError("the symbols are not all different")
+        if unknown := sorted(set(self.permute) - set(self.symbols)):
+            raise ValueError(f"permute names {', '.join(map(repr, unknown))}, which no puzzle uses")
+        return self
+
+
+TaskConfig = Annotated[SudokuConfig | MazeConfig | ArcConfig | GridConfig, Field(discriminator="name")]
+
+
 class DataConfig(Config):
     """Where puzzles come from: CSV files, or a generator when no file is given."""
 
@@ -248,7 +307,7 @@ class RunConfig(Config):
     """Name of the run, shown in logs."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of initial weights, data order, augmentation and exploration."""
-    task: SudokuConfig = SudokuConfig()
+    task: TaskConfig = SudokuConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     supervision: SupervisionConfig = SupervisionConfig()
@@ -299,25 +358,37 @@ class Effort(Config):
 def explain(error: ValidationError, kind: type[Config], where: str) -> UserError:
     """Turn pydantic's report into one line: the first fault, its place, and a near name if there is one."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    # The place of a fault inside a union names the member that was meant: that is no option.
+    parts = [part for at, part in enumerate(fault["loc"]) if (at, fault["loc"][0]) != (1, "task")]
+    place = ".".join(map(str, parts))
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place, [*kind.model_fields, *option_names(kind)], n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return UserError(f"{where}: unknown option {place!r}{hint}")
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"].startswith("union_tag"):
+        message = f"needs a name, one of {', '.join(_task_names())}"
     return UserError(f"{where}: {place + ': ' if place else ''}{message}")
 
 
 def option_names(model: type[Config], prefix: str = "") -> list[str]:
     """Dotted names of all options of a configuration class, e.g. `model.width`."""
-    names = []
+    names: list[str] = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Config):
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_config(kind)]
+        for kind in kinds:
             names += option_names(kind, f"{prefix}{name}.")
-        else:
+        if not kinds:
             names.append(prefix + name)
-    return names
+    return list(dict.fromkeys(names))
+
+
+def _task_names() -> list[str]:
+    return [kind.model_fields["name"].default for kind in get_args(get_args(TaskConfig)[0])]
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)
 
 
 def parse(kind: type[C], values: Any, where: str) -> C:

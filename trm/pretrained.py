@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from trm.config import Config, ModelConfig, SudokuConfig, parse
+from trm.config import Config, ModelConfig, TaskConfig, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.tasks import Task, build_task
@@ -32,7 +32,7 @@ class PretrainedConfig(Config):
 
     format: int = FORMAT
     """Version of this layout."""
-    task: SudokuConfig
+    task: TaskConfig
     model: ModelConfig
     puzzles: int = 1
     """Number of puzzle ids."""

@@ -43,6 +43,10 @@ class Task(ABC):
         """Whether the answer solves the puzzle; None where the rules cannot tell. Never raises."""
 
     @abstractmethod
+    def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
+        """What evaluation reports beside "every cell is right", by name; the same names for every puzzle."""
+
+    @abstractmethod
     def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
         """The answer by exact search, uint8 [L]; None where the search is too long or there is none."""
 
