@@ -12,11 +12,19 @@ import tiny
 from tiny import ANSWER, PUZZLES
 
 from trm import cli
-from trm.config import SudokuConfig
+from trm.commands import data, evaluate, info, solve, train
+from trm.config import SudokuConfig, load_recipe
 from trm.data.puzzles import read_csv
 from trm.tasks.sudoku import Sudoku
 
-COMMANDS = {"solve": cli.solve, "train": None, "eval": cli.eval_, "data": cli.data, "info": cli.info}
+COMMANDS = {
+    "solve": solve.solve,
+    "train": train.command(load_recipe("mini")),
+    "eval": evaluate.evaluate,
+    "data sudoku": data.sudoku,
+    "data maze": data.maze,
+    "info": info.info,
+}
 SMALL = [
     "--data.generate-train=8",
     "--data.generate-validation=3",
@@ -140,13 +148,13 @@ BAD = [
     (["train", "--resume", "full", "--out", "new"], "--resume goes on with the run as it is"),
     (["train", "--resume", "full", "--model.width", "8"], "--resume goes on with the run as it is"),
     (["train", "--out", "new", "tiny", *SMALL, "--train.steps", "1"], "first"),
-    (["data"], "--out"),
+    (["data", "sudoku"], "--out"),
     (["data", "chess", "--out", "new"], "chess"),
-    (["data", "--out", "new", "--box-rows", "9"], "box_rows"),
-    (["data", "--out", "new", "--train", "-1"], "train"),
-    (["data", "--out", "new", "--seed", "-1"], "seed"),
+    (["data", "sudoku", "--out", "new", "--box-rows", "9"], "box_rows"),
+    (["data", "sudoku", "--out", "new", "--train", "-1"], "train"),
+    (["data", "sudoku", "--out", "new", "--seed", "-1"], "seed"),
     (
-        ["data", "--out", "new", "--box-rows", "2", "--box-cols", "2", "--train", "99"],
+        ["data", "sudoku", "--out", "new", "--box-rows", "2", "--box-cols", "2", "--train", "99"],
         "ask for fewer puzzles",
     ),
     (["info", "nope"], "no model 'nope'"),
@@ -181,7 +189,7 @@ def test_a_device_that_is_not_there_is_bad_input(capsys):
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(capsys):
-    code, _, err = run(capsys, "data", "--out", "good.csv/new", *BOARD)
+    code, _, err = run(capsys, "data", "sudoku", "--out", "good.csv/new", *BOARD)
     assert (code, err.count("\n")) == (2, 1)
 
 
@@ -271,13 +279,13 @@ def test_puzzles_of_a_file_in_any_layout(capsys, here, name):
 def test_rows_of_a_16x16_grid_are_one_puzzle():
     rows = "\n".join(["." * 16] * 16)
     task = Sudoku(SudokuConfig(box_rows=4, box_cols=4))
-    assert [source.text for source in cli._split(rows, "x", task)] == ["." * 256]
+    assert [source.text.split() for source in solve._split(rows, "x", task)] == [["." * 16] * 16]
 
 
 def test_rows_of_a_drawn_9x9_grid_are_one_puzzle():
     band = "5 3 . | . 7 . | . . .\n" * 3
     grid = "------+-------+------\n".join([band] * 3)
-    (source,) = cli._split(grid, "x", Sudoku(SudokuConfig()))
+    (source,) = solve._split(grid, "x", Sudoku(SudokuConfig()))
     assert "".join(char for char in source.text if char in "53.7") == ("53..7...." * 9)
 
 
@@ -306,7 +314,7 @@ def test_eval_json(capsys):
     assert set(figures) == {"n", "early_stop", "all_steps", "per_step", "calibration"}
     assert len(figures["per_step"]) == 6
     for way in ("early_stop", "all_steps"):
-        assert set(figures[way]) == {"exact", "cells", "mean_steps", "puzzles_per_second"}
+        assert set(figures[way]) == {"exact", "cells", "mean_steps", "puzzles_per_second", "grades"}
         assert set(figures[way]["exact"]) == {"value", "low", "high"}
     assert figures["early_stop"]["mean_steps"] == sum(a.steps for a in tiny.solver().solve(PUZZLES)) / 8
 
@@ -345,7 +353,7 @@ def test_data_writes_files_once(capsys, here):
 
 
 def test_data_depends_on_the_seed(capsys, here):
-    arguments = ["data", *BOARD]
+    arguments = ["data", "sudoku", *BOARD]
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert run(capsys, *arguments, "--out", name, "--seed", seed)[0] == 0
     a, b, c = ((here / name / "train.csv").read_bytes() for name in "abc")
@@ -398,15 +406,18 @@ def test_stop_before_the_first_step_can_be_resumed(capsys):
 def test_no_arguments_is_help(capsys):
     code, out, _ = run(capsys)
     assert code == 0
-    assert all(command in out for command in COMMANDS)
+    assert all(command.split()[0] in out for command in COMMANDS)
+    code, out, _ = run(capsys, "data")
+    assert code == 0
+    assert all(command.split()[1] in out for command in COMMANDS if command.startswith("data "))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_the_examples(capsys, command):
-    code, out, err = run(capsys, command, "--help")
+    code, out, err = run(capsys, *command.split(), "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: trm {command}")
-    docstring = (COMMANDS[command] or cli._train_command(cli.load_recipe("tiny"))).__doc__
+    docstring = COMMANDS[command].__doc__
     examples = [
         line.strip() for line in docstring.splitlines() if f"trm {command} " in line and "`" not in line
     ]
@@ -424,7 +435,7 @@ def test_help_of_train_shows_the_values_of_the_recipe(capsys):
 def test_help_is_quick(command):
     def seconds() -> float:
         start = time.perf_counter()
-        done = process(*filter(None, [command]), "--help")
+        done = process(*command.split(), "--help")
         assert (done.returncode, done.stderr) == (0, "")
         return time.perf_counter() - start
 

@@ -256,11 +256,13 @@ class DataConfig(Config):
     generate_test: int = Field(0, ge=0)
     """Test puzzles to generate (essentially different from all others)."""
     extra_clues: int = Field(0, ge=0)
-    """Clues put back on each generated minimal puzzle."""
+    """Clues put back on each generated minimal Sudoku."""
     min_guesses: int = Field(0, ge=0)
-    """Least difficulty of generated puzzles: guesses that the exact solver needs."""
+    """Least difficulty of generated Sudokus: guesses that the exact solver needs."""
     max_guesses: int = Field(1_000_000, ge=0)
-    """Greatest difficulty of generated puzzles."""
+    """Greatest difficulty of generated Sudokus."""
+    min_path: int = Field(2, ge=2)
+    """Least number of cells, S and G included, of the shortest path of generated mazes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -375,20 +377,22 @@ def option_names(model: type[Config], prefix: str = "") -> list[str]:
     """Dotted names of all options of a configuration class, e.g. `model.width`."""
     names: list[str] = []
     for name, field in model.model_fields.items():
-        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_config(kind)]
-        for kind in kinds:
-            names += option_names(kind, f"{prefix}{name}.")
-        if not kinds:
+        sections = _sections(field.annotation)
+        for section in sections:
+            names += option_names(section, f"{prefix}{name}.")
+        if not sections:
             names.append(prefix + name)
     return list(dict.fromkeys(names))
 
 
+def _sections(annotation: Any) -> list[type[Config]]:
+    """The configuration classes that a field's type names: several for a union, none for a plain option."""
+    kinds = (annotation, *get_args(annotation))
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
+
+
 def _task_names() -> list[str]:
     return [kind.model_fields["name"].default for kind in get_args(get_args(TaskConfig)[0])]
-
-
-def _is_config(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Config)
 
 
 def parse(kind: type[C], values: Any, where: str) -> C:

@@ -2,6 +2,8 @@
 
 A sweep over depth (supervision steps), rollouts and selection, on the same puzzles. Cost is counted in
 network applications per puzzle, T * (n + 1) per supervision step, over all rollouts.
+
+Shapes: E efforts, N puzzles, L tokens.
 """
 
 import json
@@ -14,7 +16,7 @@ import numpy as np
 
 from trm.config import Effort, parse
 from trm.data.puzzles import Puzzles
-from trm.evaluate import Share, wilson
+from trm.evaluate import Share, shares, wilson
 from trm.files import write_atomic
 from trm.inference import choose
 from trm.models import RecursiveModel
@@ -39,6 +41,8 @@ class Point:
     applications: float
     """Mean network applications per puzzle."""
     puzzles_per_second: float
+    grades: dict[str, Share]
+    """Shares of puzzles by the task's own measures (see `Task.grade`)."""
 
 
 def applications_per_step(model: RecursiveModel) -> int:
@@ -54,29 +58,31 @@ def measure(
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Point]:
     """Accuracy and cost of efforts that differ only in how they select, from the same rollouts."""
-    right, steps, start = [0] * len(efforts), 0, time.perf_counter()
-    everyone = solver.rollouts(puzzles.tokens_NL, efforts[0])
-    for done, (ends, answer_L) in enumerate(zip(everyone, puzzles.answers_NL, strict=True), start=1):
-        for i, effort in enumerate(efforts):
-            chosen_L = choose(ends, effort.select).answer_L
-            # Cells without an answer (padding) do not count.
-            right[i] += bool(np.all((chosen_L == answer_L) | (answer_L == 0)))
+    n, steps, start = len(puzzles), 0, time.perf_counter()
+    chosen_ENL = np.zeros((len(efforts), *puzzles.answers_NL.shape), np.uint8)
+    for i, ends in enumerate(solver.rollouts(puzzles.tokens_NL, efforts[0], puzzles.puzzle_N)):
+        for each, effort in enumerate(efforts):
+            chosen_ENL[each, i] = choose(ends, effort.select).answer_L
         steps += int(ends.steps_K.sum())
-        progress(done)
-    n = len(puzzles)
+        progress(i + 1)
     speed = n / (time.perf_counter() - start)
+    # Cells without an answer (padding) do not count.
+    right_EN = ((chosen_ENL == puzzles.answers_NL) | (puzzles.answers_NL == 0)).all(-1)
     return [
         Point(
             depth=effort.steps or solver.training_steps,
             rollouts=effort.rollouts,
             select=effort.select,
             n=n,
-            exact=wilson(count, n),
+            exact=wilson(int(right_N.sum()), n),
             steps=steps / n,
             applications=steps / n * applications_per_step(solver.model),
             puzzles_per_second=speed,
+            grades=shares(
+                [solver.task.grade(*pair) for pair in zip(puzzles.tokens_NL, chosen_NL, strict=True)]
+            ),
         )
-        for effort, count in zip(efforts, right, strict=True)
+        for effort, right_N, chosen_NL in zip(efforts, right_EN, chosen_ENL, strict=True)
     ]
 
 

@@ -4,13 +4,15 @@ Two figures answer two questions. `early_stop` stops rows that are done (see `in
 the model is used; `all_steps` runs every row to the end, which is how the paper evaluates. The second
 is asked for, as it costs several times the first.
 
+`grades` are what a task measures beside exactness, for example whether a path is a shortest one.
+
 Intervals are 95 %: Wilson's for shares of puzzles, normal on the per-puzzle means for cells, since the
 cells of one puzzle are not independent.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +54,8 @@ class Figures:
     """Mean supervision steps per puzzle."""
     puzzles_per_second: float | None
     """Speed; None where this way of stopping was not run by itself."""
+    grades: dict[str, Share]
+    """Shares of puzzles by the task's own measures (see `Task.grade`)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,19 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+Grade = Callable[[np.ndarray, np.ndarray], dict[str, bool]]
+
+
+def no_grades(tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
+    """For answers that are right or wrong, and nothing else."""
+    return {}
+
+
+def shares(grades: Sequence[dict[str, bool]]) -> dict[str, Share]:
+    """Share of puzzles per grade."""
+    return {name: wilson(sum(each[name] for each in grades), len(grades)) for name in grades[0]}
 
 
 def wilson(right: int, n: int) -> Share:
@@ -126,6 +143,10 @@ class _Trace:
     cells: np.ndarray
     chance: np.ndarray
     stopped_N: np.ndarray
+    stopped_NL: np.ndarray
+    """Answers when they stopped."""
+    last_NL: np.ndarray
+    """Answers after the last step that was run."""
     seconds: float
 
 
@@ -135,17 +156,22 @@ def evaluate(
     steps: int,
     all_steps: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    grade: Grade = no_grades,
 ) -> Report:
     """Evaluate a model on puzzles with at most `steps` supervision steps.
 
     With `all_steps` every row runs to the end, and the early-stop figures are read off the same pass.
-    `progress` is called with the number of puzzles done.
+    `progress` is called with the number of puzzles done; `grade` is the task's.
     """
     trained = model.training
     try:
         trace = _trace(model.eval(), puzzles, steps, all_steps, progress)
     finally:
         model.train(trained)
+
+    def graded(answers_NL: np.ndarray) -> dict[str, Share]:
+        return shares([grade(*pair) for pair in zip(puzzles.tokens_NL, answers_NL, strict=True)])
+
     n = len(puzzles)
     at, rows = trace.stopped_N - 1, np.arange(n)
     speed = n / trace.seconds
@@ -154,12 +180,21 @@ def evaluate(
         cells=mean_share(trace.cells[at, rows]),
         mean_steps=float(trace.stopped_N.mean()),
         puzzles_per_second=None if all_steps else speed,
+        grades=graded(trace.stopped_NL),
     )
-    full = Figures(wilson(int(trace.exact[-1].sum()), n), mean_share(trace.cells[-1]), steps, speed)
+    full = None
+    if all_steps:
+        full = Figures(
+            exact=wilson(int(trace.exact[-1].sum()), n),
+            cells=mean_share(trace.cells[-1]),
+            mean_steps=steps,
+            puzzles_per_second=speed,
+            grades=graded(trace.last_NL),
+        )
     return Report(
         n=n,
         early_stop=early,
-        all_steps=full if all_steps else None,
+        all_steps=full,
         per_step=[float(exact_N.mean()) for exact_N in trace.exact],
         calibration=calibrate(trace.chance[at, rows], trace.exact[at, rows]),
     )
@@ -173,6 +208,7 @@ def _trace(
     exact = np.zeros((steps, n), bool)
     cells, chance = np.zeros((steps, n)), np.zeros((steps, n))
     stopped_N = np.full(n, steps)
+    stopped_NL, last_NL = np.zeros_like(puzzles.answers_NL), np.zeros_like(puzzles.answers_NL)
     start = time.perf_counter()
     for first in range(0, n, chunk):
         part = puzzles.take(slice(first, first + chunk))
@@ -189,7 +225,10 @@ def _trace(
             share_A = (right_AL & valid_AL).sum(-1) / valid_AL.sum(-1)
             cells[at, rows] = share_A.cpu().numpy()
             chance[at, rows] = thought.halt_A.sigmoid().cpu().numpy()
-            settled = thought.settled_A.cpu().numpy()
-            stopped_N[rows[settled]] = np.minimum(stopped_N[rows[settled]], thought.step)
+            last_NL[rows] = thought.answer_AL.cpu().numpy()
+            going = stopped_N[rows] >= thought.step  # had not stopped before this step
+            stopped_NL[rows[going]] = last_NL[rows[going]]
+            settled = rows[thought.settled_A.cpu().numpy()]
+            stopped_N[settled] = np.minimum(stopped_N[settled], thought.step)
         progress(min(first + chunk, n))
-    return _Trace(exact, cells, chance, stopped_N, time.perf_counter() - start)
+    return _Trace(exact, cells, chance, stopped_N, stopped_NL, last_NL, time.perf_counter() - start)

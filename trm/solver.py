@@ -87,7 +87,8 @@ class Solver:
         effort = effort or Effort()
         tokens_1L = self._tensor(self.task.parse(puzzle)[None])
         steps = effort.steps or self.training_steps
-        for thought in refine(self.model, self.task, tokens_1L, _ids(tokens_1L), steps, effort):
+        puzzle_1 = torch.zeros_like(tokens_1L[:, 0])  # a new puzzle has id 0
+        for thought in refine(self.model, self.task, tokens_1L, puzzle_1, steps, effort):
             yield Refinement(
                 thought.step,
                 thought.answer_AL[0].cpu().numpy().astype(np.uint8),
@@ -99,12 +100,16 @@ class Solver:
         """Answers to puzzles as tokens uint8 [N, L]."""
         return (choose(ends, effort.select) for ends in self.rollouts(tokens_NL, effort))
 
-    def rollouts(self, tokens_NL: np.ndarray, effort: Effort) -> Iterator[Ends]:
-        """How the rollouts of each puzzle end; those of one puzzle run together."""
+    def rollouts(
+        self, tokens_NL: np.ndarray, effort: Effort, puzzle_N: np.ndarray | None = None
+    ) -> Iterator[Ends]:
+        """How the rollouts of each puzzle end; those of one puzzle run together. Ids are 0 if not given."""
+        puzzle_N = np.zeros(len(tokens_NL), np.int32) if puzzle_N is None else puzzle_N
         steps, size = effort.steps or self.training_steps, max(1, self.chunk // effort.rollouts)
         for first in range(0, len(tokens_NL), size):
-            tokens = self._tensor(tokens_NL[first : first + size])
-            yield from ponder(self.model, self.task, tokens, _ids(tokens), steps, effort)
+            part = slice(first, first + size)
+            tokens_BL, puzzle_B = self._tensor(tokens_NL[part]), self._tensor(puzzle_N[part])
+            yield from ponder(self.model, self.task, tokens_BL, puzzle_B, steps, effort)
 
     def answer(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, steps: int, halt_probability: float, effort: Effort
@@ -125,13 +130,8 @@ class Solver:
             by=by,
         )
 
-    def _tensor(self, tokens_BL: np.ndarray) -> Tensor:
-        return torch.from_numpy(tokens_BL).long().to(self.model.y_init.device)
-
-
-def _ids(tokens_BL: Tensor) -> Tensor:
-    """Puzzle ids of new puzzles: all 0."""
-    return torch.zeros(len(tokens_BL), dtype=torch.long, device=tokens_BL.device)
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).long().to(self.model.y_init.device)
 
 
 def _sigmoid(logit: float) -> float:

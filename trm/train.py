@@ -198,7 +198,8 @@ class _Run:
     def evaluate(self) -> Report:
         """Accuracy of the average (or of the weights, where there is none) on validation puzzles."""
         with self.ema.applied() if self.ema else nullcontext():
-            return evaluate(self.module, self.validation, self.config.supervision.steps)
+            steps = self.config.supervision.steps
+            return evaluate(self.module, self.validation, steps, grade=self.task.grade)
 
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
@@ -339,7 +340,7 @@ def _summary(report: Report) -> dict[str, float]:
         "cell_accuracy": figures.cells.value,
         "mean_steps": figures.mean_steps,
         "calibration_error": report.calibration.error,
-    }
+    } | {name: share.value for name, share in figures.grades.items()}
 
 
 @contextmanager

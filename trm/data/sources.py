@@ -24,12 +24,19 @@ class HubFile(NamedTuple):
 
 
 _SUDOKU = ("sapientinc/sudoku-extreme", "58942f96baeb572ca3127e2a9e9c70f330783d6b")
+_MAZE = ("sapientinc/maze-30x30-hard-1k", "549754de3d67eebe57b6b22c7d226b9412d55b07")
 HUB_FILES = {
     "sudoku-extreme/train": HubFile(
         *_SUDOKU, "train.csv", "64b46674db0148e0d73a16346dadeb2b1c00824d3fca3f85b2ae7037f6b4b38e"
     ),
     "sudoku-extreme/test": HubFile(
         *_SUDOKU, "test.csv", "a2fd52aea23d331d5b4ee723c856236e838a9fb9a70e66f4e0e0cf26c338c6a8"
+    ),
+    "maze-hard/train": HubFile(
+        *_MAZE, "train.csv", "25f9e39b5aee16967da41ba63b2d1d75cf608c2360d8a1419d827f9859dbafa0"
+    ),
+    "maze-hard/test": HubFile(
+        *_MAZE, "test.csv", "5120d52088fb3f8036e62e90103808a79ba58847d8601f9451f40991b0903a62"
     ),
 }
 
@@ -99,7 +106,8 @@ def prepare(
             "or data.generate_train and data.generate_validation (numbers of puzzles)"
         )
     mark = folder / "made-from.json"
-    wanted = json.dumps({"task": task.describe(), "data": config.model_dump(), "seed": seed}, indent=1)
+    chosen = config.model_dump(exclude_defaults=True)  # an option added later changes nothing here
+    wanted = json.dumps({"task": task.describe(), "data": chosen, "seed": seed}, indent=1)
     if not mark.exists() or mark.read_text(encoding="utf-8") != wanted:
         folder.mkdir(parents=True, exist_ok=True)
         for name, puzzles in generate(config, task, seed, progress).items():

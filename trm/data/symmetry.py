@@ -3,7 +3,7 @@
 Every symmetry of a grid puzzle that we use (relabelled digits, permuted rows, a rotated maze, recoloured
 ARC grids) has this one form, so applying, undoing and testing them is written once.
 
-Shapes: B batch, L cells, V vocabulary.
+Shapes: B batch, L cells, V vocabulary, G symmetries of a rectangle.
 """
 
 from typing import NamedTuple
@@ -27,3 +27,14 @@ class Symmetry(NamedTuple):
     def inverse(self) -> "Symmetry":
         """The transform that undoes this one."""
         return Symmetry(self.cells_BL.argsort(dim=1), self.symbols_BV.argsort(dim=1))
+
+
+def dihedral_cells(height: int, width: int) -> Tensor:
+    """Rotations and reflections that keep a rectangle's shape: 8 of a square, else 4; int64 [G, L].
+
+    Row 0 is the identity. out[i] = in[cells[i]], as in `Symmetry`.
+    """
+    cells_HW = torch.arange(height * width).view(height, width)
+    turns = range(4) if height == width else (0, 2)
+    turned = [cells_HW.rot90(turn) for turn in turns]
+    return torch.stack([image.flatten() for each in turned for image in (each, each.flip(1))])

@@ -1,14 +1,18 @@
 """Puzzle families: each says how its puzzles are read, checked, augmented and drawn."""
 
-from trm.config import SudokuConfig
+from collections.abc import Callable
+from typing import Any
+
+from trm.config import TaskConfig
+from trm.tasks.maze import Maze
 from trm.tasks.sudoku import Sudoku
 from trm.tasks.task import Task
 
 __all__ = ["Task", "build_task"]
 
-_CLASSES = {"sudoku": Sudoku}
+_CLASSES: dict[str, Callable[[Any], Task]] = {"sudoku": Sudoku, "maze": Maze}
 
 
-def build_task(config: SudokuConfig) -> Task:
+def build_task(config: TaskConfig) -> Task:
     """The task that a configuration describes."""
     return _CLASSES[config.name](config)

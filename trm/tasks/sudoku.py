@@ -63,6 +63,9 @@ class Sudoku(Task):
     def text(self, tokens_L: np.ndarray) -> str:
         return "".join(self._char(token) for token in tokens_L)
 
+    def cells(self, line: str) -> int:
+        return len(line.translate(_DRAWING))
+
     def check(self, tokens_L: np.ndarray) -> None:
         from trm.tasks.sudoku_solver import conflict, search
 

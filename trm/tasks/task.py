@@ -35,8 +35,12 @@ class Task(ABC):
         """One line that `parse` reads back."""
 
     @abstractmethod
+    def cells(self, line: str) -> int:
+        """How many cells a line of text holds, whatever it is drawn with."""
+
+    @abstractmethod
     def check(self, tokens_L: np.ndarray) -> None:
-        """Raise UserError if the puzzle is contradictory, or has no or more than one solution."""
+        """Raise UserError if the puzzle has no solution, or more than one where there should be one."""
 
     @abstractmethod
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
@@ -56,7 +60,7 @@ class Task(ABC):
 
     @abstractmethod
     def canonical(self, tokens_L: np.ndarray) -> bytes:
-        """A form that two puzzles share if and only if a symmetry maps one to the other."""
+        """A form that two puzzles share if and only if a symmetry of `symmetry` maps one to the other."""
 
     @abstractmethod
     def symmetry(self, key_B: "Tensor") -> "Symmetry":

@@ -1,0 +1,31 @@
+"""What the commands share: where they print, and how they refuse."""
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from trm.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["float32", "bfloat16", "float64"]
+
+
+def at_least(least: int, **options: int | None) -> None:
+    """Refuse options below the least sensible value."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: give at least {least}")
+
+
+def console(stderr: bool = False) -> "Console":
+    """Where to print: results on stdout, bars and remarks on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def dump(values: Any) -> str:
+    """Values as JSON on one line."""
+    return json.dumps(values)

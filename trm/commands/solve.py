@@ -1,0 +1,188 @@
+"""`trm solve`: puzzles in, answers out, and the way there."""
+
+import contextlib
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from tyro.conf import Positional, arg
+
+import trm
+from trm.commands.common import Device, Dtype, console, dump
+from trm.config import Effort
+from trm.errors import UserError
+
+if TYPE_CHECKING:
+    from trm.solver import Answer, Solver
+    from trm.tasks import Task
+
+_EFFORT = Effort()
+
+
+class _Source(NamedTuple):
+    """A puzzle and where it stands, for messages."""
+
+    text: str
+    place: str
+
+
+def solve(
+    puzzle: Positional[str] = "",
+    /,
+    *,
+    file: str = "",
+    model: str = "",
+    brief: bool = False,
+    json: bool = False,
+    device: Device = "auto",
+    dtype: Dtype | None = None,
+    effort: Annotated[Effort, arg(name="")] = _EFFORT,
+) -> int:
+    """Solve puzzles and show how the answer was refined, step by step.
+
+    Every puzzle is first checked: a Sudoku for its one solution, a maze for a way through.
+    Exit code 0 when every answer is verified, 1 when one is not, 2 when the input is wrong.
+
+    For example:
+      trm solve ..15....6.1.2......3.........3.6..21
+      trm solve --file puzzles.txt --brief
+      cat puzzles.txt | trm solve - --json
+      trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact
+
+    Args:
+        puzzle: One puzzle, row by row, with `.` or `0` for a blank; `-` reads puzzles from standard input.
+        file: Read puzzles from a file: one per line, grids separated by blank lines, or a CSV file with
+            a column `question`. `-` is standard input.
+        model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
+            Default: the bundled weights for the size of the puzzle.
+        brief: One line per puzzle: the answer.
+        json: One JSON object per puzzle and line.
+        device: Where to compute.
+        dtype: Precision of the forward pass. Default: as in training.
+        effort: How long, and in how many ways, to think.
+    """
+    text, name = _read_text(puzzle, file)
+    solver = trm.load(model or _bundled_model(text, name), device, dtype)
+    sources = _split(text, name, solver.task)
+    for source in sources:
+        try:
+            solver.task.check(solver.task.parse(source.text))
+        except UserError as error:
+            raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
+    texts = [source.text for source in sources]
+    shown = (_show(solver, text, effort) for text in texts)
+    unsolved = 0
+    for answer in solver.answers(texts, effort) if json or brief else shown:
+        unsolved += answer.verified is False
+        if json or brief:
+            print(dump(answer.as_dict()) if json else answer.answer, flush=True)
+    return 1 if unsolved else 0
+
+
+def _read_text(puzzle: str, file: str) -> tuple[str, str]:
+    """The text with the puzzles, and its name for messages (empty for the command line)."""
+    if puzzle and file:
+        raise UserError("give a puzzle or --file, not both")
+    if puzzle and puzzle != "-":
+        return puzzle, ""
+    name = "-" if puzzle == "-" else file
+    if not name:
+        raise UserError("give a puzzle, --file FILE, or `-` for standard input")
+    try:
+        if name == "-":
+            return sys.stdin.read(), "standard input"
+        return Path(name).read_text(encoding="utf-8-sig"), name
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _split(text: str, name: str, task: "Task") -> list[_Source]:
+    """Puzzles of a text: a CSV file with a column `question`, or lines, or grids between blank lines."""
+    if not name:
+        return [_Source(text, "")]
+    lines = text.splitlines()
+    header = next(csv.reader(lines), [])
+    sources: list[_Source] = []
+    if "question" in header:
+        column = header.index("question")
+        for row in (reader := csv.reader(io.StringIO(text))):
+            if row and reader.line_num > 1:
+                place = f"{name}, line {reader.line_num}"
+                if len(row) <= column:
+                    raise UserError(f"{place}: no field for the column question")
+                sources.append(_Source(row[column], place))
+    else:
+        block: list[tuple[int, str]] = []
+        for number, line in enumerate([*lines, ""], start=1):
+            if line.strip():
+                block.append((number, line))
+                continue
+            # Rows of a grid, even drawn with frames, hold much fewer cells than a puzzle on one line.
+            if len(block) > 1 and max(task.cells(row) for _, row in block) < 0.75 * task.length:
+                place = f"{name}, lines {block[0][0]}-{block[-1][0]}"
+                sources.append(_Source("\n".join(row for _, row in block), place))
+            else:
+                sources += [_Source(row, f"{name}, line {at}") for at, row in block]
+            block = []
+    if not sources:
+        raise UserError(f"{name} holds no puzzles")
+    return sources
+
+
+def _bundled_model(text: str, name: str) -> str:
+    """Bundled weights that know puzzles like the first of a text."""
+    from trm import pretrained
+    from trm.tasks import build_task
+
+    tasks = {each: build_task(pretrained.bundled_config(each).task) for each in pretrained.bundled_names()}
+    for each, task in tasks.items():
+        first = _split(text, name, task)[0].text
+        with contextlib.suppress(UserError):
+            task.parse(first)
+            return each
+        if len("".join(first.split())) == task.length:  # the right size: its own message says what is wrong
+            return each
+    listed = ", ".join(f"{each} ({task.length} cells)" for each, task in tasks.items()) or "none"
+    raise UserError(f"no bundled weights fit the first puzzle (bundled: {listed}); name some with --model")
+
+
+def _show(solver: "Solver", text: str, effort: Effort) -> "Answer":
+    """Print a puzzle's answer after every step, side by side, and the verdict."""
+    from rich.columns import Columns
+    from rich.panel import Panel
+
+    screen = console()
+    tokens = solver.task.parse(text)
+    panels = [Panel(solver.task.render(tokens, tokens), title="puzzle", expand=False)]
+    previous = tokens
+    if effort.rollouts == 1:
+        refinement = None
+        for refinement in solver.steps(text, effort):
+            picture = solver.task.render(tokens, refinement.answer, previous)
+            chance = f"{100 * refinement.halt_probability:.1f} %"
+            panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
+            previous = refinement.answer
+        assert refinement is not None  # there is at least one step
+        chance = refinement.halt_probability
+        answer = solver.answer(tokens, refinement.answer, refinement.step, chance, effort)
+    else:
+        (answer,) = solver.solve(text, effort)
+    if effort.rollouts > 1 or answer.by == "search":
+        final = solver.task.parse(answer.answer.replace("?", "."))
+        panels.append(
+            Panel(solver.task.render(tokens, final, previous), title=f"by {answer.by}", expand=False)
+        )
+    screen.print(Columns(panels))
+    verdict = {
+        True: "[green]solved, and the rules confirm it[/]",
+        False: "[red]not solved: the answer breaks the rules[/]",
+        None: "the rules cannot check this answer",
+    }[answer.verified]
+    by = "exact search after " if answer.by == "search" else ""
+    many = f", best of {answer.rollouts} rollouts" if answer.rollouts > 1 else ""
+    chance = f"halting probability {100 * answer.halt_probability:.1f} %"
+    screen.print(f"{verdict}; {by}{answer.steps} steps{many}, {chance}")
+    screen.print(answer.answer, highlight=False, soft_wrap=True)
+    return answer

@@ -1,0 +1,63 @@
+"""`trm train`: from a recipe to weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import AvoidSubcommands, Positional, arg
+
+from trm.commands.common import Device, at_least, console
+from trm.config import RunConfig
+from trm.errors import UserError
+
+
+def command(recipe: RunConfig, name: str = "mini") -> Callable[..., int]:
+    """The command `train` with a recipe's values as the defaults of its options."""
+
+    def train(
+        recipe_name: Annotated[Positional[str], arg(name="recipe", metavar="RECIPE")] = "mini",
+        /,
+        *,
+        out: Path | None = None,
+        resume: Path | None = None,
+        stop_after: int | None = None,
+        device: Device = "auto",
+        config: Annotated[RunConfig, arg(name=""), AvoidSubcommands] = recipe,
+    ) -> int:
+        """Train a model from a recipe; any of its values can be changed by an option.
+
+        Ctrl-C or SIGTERM saves a checkpoint and stops; a resumed run ends with the same weights.
+
+        For example:
+          trm train mini
+          trm train sudoku-fast --data.train train.csv --data.validation validation.csv
+          trm train mini --model.width 96 --optimizer.lr 1e-3 --out runs/wide
+          trm train --resume runs/wide
+
+        Args:
+            recipe_name: A recipe by name (see `trm info`) or a YAML file; it must come first.
+            out: Folder of the run. Default: runs/RECIPE.
+            resume: Go on with the run in this folder.
+            stop_after: Stop, saved, once this many steps of the run are done.
+            device: Where to compute.
+            config: Values of the recipe.
+        """
+        from trm.train import train as run
+
+        if recipe_name != name:
+            raise UserError(f"the recipe must come first: trm train {recipe_name} [options]")
+        at_least(1, stop_after=stop_after)
+        if resume is not None and (out is not None or config != recipe or recipe_name != "mini"):
+            raise UserError(
+                "--resume goes on with the run as it is: only --stop-after and --device go with it"
+            )
+        folder = resume or out or Path("runs") / Path(recipe_name).stem
+        outcome = run(None if resume else config, folder, stop_after, device, console())
+        if outcome.finished:
+            print(f"finished {outcome.step} steps; best validation exact {100 * outcome.best:.2f} %")
+            print(f"weights: {outcome.folder / 'best'}; try `trm eval {outcome.folder} --data FILE`")
+            return 0
+        print(f"stopped at step {outcome.step}, saved; go on with `trm train --resume {outcome.folder}`")
+        return 0 if outcome.signal is None else 128 + outcome.signal
+
+    return train

@@ -1,0 +1,174 @@
+"""Mazes: the answer is a shortest path from S to G, drawn with `o`.
+
+Tokens: 0 = pad, 1 = wall `#`, 2 = free ` `, 3 = start `S`, 4 = goal `G`, 5 = path `o`. In text a `.` is a
+free cell too, and rows may be separated by line breaks; one line holds the rows one after the other, as
+in the public Maze-Hard files.
+
+A maze has many shortest paths. The label is one of them (see `maze_paths`), so evaluation reports three
+shares: exact (the label), valid (a path), shortest (a path as short as the label).
+
+Symmetries: rotations and reflections that keep the shape. The label's choice among ties does not follow
+them, so they suit rollouts, and training only with care: on Maze-Hard they hurt.
+
+Shapes: H height, W width, L = H * W cells, B batch.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from trm.config import DataConfig, MazeConfig
+from trm.errors import UserError
+from trm.tasks.task import Task
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from torch import Tensor
+
+    from trm.data.symmetry import Symmetry
+
+_CHARS = "?# SGo"
+_WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
+
+
+@final
+class Maze(Task):
+    """Mazes of one size."""
+
+    def __init__(self, config: MazeConfig):
+        self.config = config
+        self.shape = (config.height, config.width)
+        self.length = config.height * config.width
+        self.vocab_size = len(_CHARS)
+
+    def parse(self, text: str) -> np.ndarray:
+        height, width = self.shape
+        rows = text.strip("\r\n").splitlines()
+        if len(rows) > 1:  # editors cut spaces at the end of a line
+            if len(rows) != height or max(map(len, rows)) > width:
+                raise UserError(
+                    f"the maze has {len(rows)} rows of up to {max(map(len, rows))} cells, "
+                    f"but this one needs {height} rows of {width}"
+                )
+            text = "".join(row.ljust(width) for row in rows)
+        else:
+            text = text.strip("\r\n")
+        if len(text) != self.length:
+            raise UserError(
+                f"the maze has {len(text)} cells, but {height} rows of {width} are {self.length}; "
+                "write one character per cell"
+            )
+        chars = text.replace(".", " ")
+        for cell, char in enumerate(chars):
+            if char not in _CHARS[1:]:
+                raise UserError(
+                    f"{char!r} in row {cell // width + 1}, column {cell % width + 1} is no cell of a maze; "
+                    "use # for walls, a space or . for free cells, S, G, and o for a path"
+                )
+        return np.array([_CHARS.index(char) for char in chars], dtype=np.uint8)
+
+    def text(self, tokens_L: np.ndarray) -> str:
+        return "".join(_CHARS[token] if token < len(_CHARS) else "?" for token in tokens_L)
+
+    def cells(self, line: str) -> int:
+        return len(line)
+
+    def check(self, tokens_L: np.ndarray) -> None:
+        from trm.tasks.maze_paths import path_length
+
+        if not path_length(self._grid(tokens_L)):
+            raise UserError("no path joins S and G: open a wall")
+
+    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool:
+        return self.grade(tokens_L, answer_L)["shortest"]
+
+    def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
+        from trm.tasks.maze_paths import check_path
+
+        try:
+            return check_path(self._grid(tokens_L), self._grid(answer_L))._asdict()
+        except UserError:  # a malformed maze has no right answer
+            return {"valid": False, "shortest": False}
+
+    def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
+        from trm.tasks.maze_paths import shortest_path
+
+        try:
+            answer_HW = shortest_path(self._grid(tokens_L))
+        except UserError:
+            return None
+        return None if answer_HW is None else answer_HW.ravel()
+
+    def describe(self) -> dict[str, Any]:
+        return self.config.model_dump()
+
+    def canonical(self, tokens_L: np.ndarray) -> bytes:
+        maze_HW = self._grid(tokens_L)
+        images = [flip(np.rot90(maze_HW, turns)) for turns in range(4) for flip in (np.asarray, np.fliplr)]
+        return min(image.astype(np.uint8).tobytes() for image in images if image.shape == self.shape)
+
+    def symmetry(self, key_B: "Tensor") -> "Symmetry":
+        import torch
+
+        from trm import rng
+        from trm.data.symmetry import Symmetry, dihedral_cells
+
+        cells_GL = dihedral_cells(*self.shape).to(key_B.device)
+        cells_BL = cells_GL[rng.randint(key_B, 0, len(cells_GL))]
+        symbols_BV = torch.arange(self.vocab_size, device=key_B.device).expand(len(key_B), -1)
+        return Symmetry(cells_BL, symbols_BV)
+
+    def generate(
+        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        from trm.tasks.maze_paths import generate
+
+        wanted = config.generated()
+        total = count = sum(wanted.values())
+        avoided = {self.canonical(tokens_L) for tokens_L in avoid}
+        while True:
+            mazes_NHW, answers_NHW, lengths_N = generate(
+                *self.shape, count, seed, min_path=config.min_path, progress=progress
+            )
+            mazes_NL, answers_NL = mazes_NHW.reshape(count, -1), answers_NHW.reshape(count, -1)
+            seen, chosen = set(avoided), []
+            for i, maze_L in enumerate(mazes_NL):
+                form = self.canonical(maze_L)
+                if form not in seen:
+                    seen.add(form)
+                    chosen.append(i)
+            if len(chosen) >= total:
+                break
+            count += total - len(chosen)  # a larger count only appends
+        splits, first = {}, 0
+        for name, size in wanted.items():
+            part = chosen[first : first + size]
+            splits[name] = mazes_NL[part], answers_NL[part], lengths_N[part]
+            first += size
+        return splits
+
+    def render(
+        self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
+    ) -> "Text":
+        from rich.text import Text
+
+        picture = Text()
+        for cell in range(self.length):
+            if cell and cell % self.config.width == 0:
+                picture.append("\n")
+            token, answer = int(tokens_L[cell]), int(answer_L[cell])
+            changed = previous_L is not None and answer != previous_L[cell]
+            if token == _FREE and answer in (_FREE, _PATH):
+                mark = "● " if answer == _PATH else "  "
+                picture.append(mark, style="black on yellow" if changed else "cyan")
+            elif token != answer:  # the model broke a wall, or lost S or G
+                picture.append(_CHARS[answer] * 2, style="bold red")
+            elif answer == _WALL:
+                picture.append("██", style="dim")
+            else:
+                picture.append(_CHARS[answer] + " ", style="bold green")
+        return picture
+
+    def _grid(self, tokens_L: np.ndarray) -> np.ndarray:
+        return np.asarray(tokens_L).reshape(self.shape)
