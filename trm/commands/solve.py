@@ -5,7 +5,7 @@ import csv
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
@@ -32,6 +32,7 @@ def solve(
     puzzle: Positional[str] = "",
     /,
     *,
+    task: Literal["puzzle", "arc"] = "puzzle",
     file: str = "",
     model: str = "",
     brief: bool = False,
@@ -53,6 +54,7 @@ def solve(
 
     Args:
         puzzle: One puzzle, row by row, with `.` or `0` for a blank; `-` reads puzzles from standard input.
+        task: `arc` learns and solves ARC tasks, with options of its own: trm solve --task arc --help.
         file: Read puzzles from a file: one per line, grids separated by blank lines, or a CSV file with
             a column `question`. `-` is standard input.
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.

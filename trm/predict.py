@@ -1,0 +1,235 @@
+"""Answers to ARC tasks: predicted under many variants, turned back, put to the vote; and learning new tasks.
+
+A trained model answers the test inputs of tasks that it has puzzle embeddings for. Every variant of a task
+(see `data.variants`) gives one prediction. Votes start afresh at every call: they are of this model alone.
+
+A task without embeddings is learned first: `adapt` trains a copy of the model on the demonstrations of new
+tasks, the whole network or their embeddings alone.
+
+Shapes: R rows, L tokens.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trm import pretrained
+from trm.config import RunConfig, parse
+from trm.data.arc import ArcTask
+from trm.data.arc_puzzles import puzzle_id
+from trm.data.canvas import to_canvas
+from trm.data.variants import transform, undo
+from trm.errors import UserError
+from trm.inference import never, think, when_settled
+from trm.pretrained import Pretrained
+from trm.solver import chunk_size
+from trm.tasks.arc import Arc
+from trm.voting import Candidate, Prediction, pass_at, rank
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trm.train import Outcome
+
+KS = (1, 2, 5, 10, 100, 1000)
+
+
+class Answers(NamedTuple):
+    """What a model says of every test input, by task name, in the task's order."""
+
+    ranked: dict[str, list[list[Candidate]]]
+    """Candidates by vote, best first."""
+    single: dict[str, list[list[Candidate]]]
+    """The one prediction for the task as it stands, without voting."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores on tasks with known answers, 0 to 1: the mean over tasks of the share of test inputs solved."""
+
+    tasks: int
+    """Tasks with known answers."""
+    single_pass: float
+    """One prediction per test input, without variants and votes."""
+    pass_at: dict[int, float]
+    """With k attempts per test input, chosen by vote."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class _Row(NamedTuple):
+    """One question to the network: a test input under a variant."""
+
+    task: str
+    test: int
+    grid: np.ndarray
+    puzzle: int
+    dihedral: int
+    colours_C: np.ndarray
+
+
+def predict(
+    found: Pretrained,
+    tasks: Sequence[ArcTask],
+    votes: int | None = None,
+    steps: int | None = None,
+    all_steps: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Answers:
+    """Answer all test inputs of tasks that the model has puzzle embeddings for.
+
+    Args:
+        found: an ARC model.
+        tasks: what to answer; outputs of test pairs are not looked at.
+        votes: most variants per task, the task itself first. Default: all.
+        steps: most supervision steps. Default: as many as in training.
+        all_steps: run every row to the last step, as the paper does.
+        progress: called with the number of rows done, of `count_rows`.
+
+    Raises:
+        UserError: the model has no embeddings for a task, or a grid does not fit its canvas.
+    """
+    rows, done = _rows(found, tasks, votes), 0
+    ranked: dict[str, list[list[Candidate]]] = {}
+    single: dict[str, list[list[Candidate]]] = {}
+    ballot: list[Prediction] = []
+    chunk = chunk_size(found.model)
+    at: tuple[str, int] | None = None
+
+    def count() -> None:
+        if at is not None:
+            ranked.setdefault(at[0], []).append(rank(ballot))
+            single.setdefault(at[0], []).append(rank(ballot[:1]))
+
+    for part in _chunks(rows, chunk):
+        for row, prediction in zip(
+            part, _answer(found, part, steps or found.config.steps, all_steps), strict=True
+        ):
+            if at != (row.task, row.test):
+                count()
+                at, ballot = (row.task, row.test), []
+            ballot.append(prediction)
+        done += len(part)
+        progress(done)
+    count()
+    return Answers(ranked, single)
+
+
+def count_rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None = None) -> int:
+    """Number of rows that `predict` runs."""
+    known = found.variants()
+    return sum(len(_voters(known.ids(task.name), votes)) * len(task.test) for task in tasks)
+
+
+def score(answers: Answers, tasks: Sequence[ArcTask]) -> Score:
+    """Score answers; UserError where no task has known answers."""
+    outputs = {task.name: [pair.output for pair in task.test] for task in tasks}
+    known = sum(all(output is not None for output in each) for each in outputs.values())
+    return Score(known, pass_at(answers.single, outputs, (1,))[1], pass_at(answers.ranked, outputs, KS))
+
+
+def adapt(
+    model: str,
+    source: str,
+    folder: Path,
+    steps: int,
+    variants: int = 100,
+    only_puzzles: bool = False,
+    device: str = "auto",
+    console: "Console | None" = None,
+) -> "Outcome":
+    """Train a copy of an ARC model on the demonstrations of new tasks; the result is a run in `folder`.
+
+    Args:
+        model: weights, as for `pretrained.load`.
+        source: the tasks (see `data.arc.read`); outputs of their test pairs are not looked at.
+        folder: a new run.
+        steps: optimizer steps.
+        variants: most variants per task.
+        only_puzzles: learn the puzzle embeddings of the new tasks and leave the network as it is.
+        device: where to compute.
+        console: where to show progress.
+
+    Raises:
+        UserError: the model is none of ARC, has no puzzle embeddings, or does not say how it was trained.
+    """
+    from trm.train import train
+
+    found = pretrained.load(model)
+    recipe = found.config.about.get("recipe")
+    if found.config.task.name != "arc" or not found.config.puzzle_ids:
+        raise UserError(
+            f"{found.folder} is no ARC model with puzzle embeddings: train one with a recipe arc..."
+        )
+    if recipe is None:
+        raise UserError(f"{found.folder} does not say how it was trained, so it cannot be trained on")
+    base = parse(RunConfig, recipe, str(found.folder))
+    values = base.model_dump()
+    values["name"] = f"adapt {base.name}"
+    values["task"]["variants"] = variants
+    values["data"] = {"demonstrations": source}
+    values["optimizer"] |= {
+        "only_puzzles": only_puzzles,
+        "schedule": "constant",
+        "warmup": min(base.optimizer.warmup, steps // 10),
+    }
+    # The average looks back over a part of this short run, not over all that came before.
+    values["ema"] = {"decay": min(base.ema.decay, max(0.0, 1 - 10 / steps))}
+    values["train"] |= {
+        "start_from": str(found.folder.resolve()),
+        "steps": steps,
+        "log_every": max(1, min(base.train.log_every, steps // 10)),
+        "checkpoint_every": steps,
+    }
+    return train(parse(RunConfig, values, "adapt"), folder, None, device, console)
+
+
+def _rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None) -> Iterator[_Row]:
+    task, known = found.task, found.variants()
+    assert isinstance(task, Arc)
+    index = {name: i for i, name in enumerate(known.names)}
+    for each in tasks:
+        for test, pair in enumerate(each.test):
+            for variant, at in enumerate(_voters(known.ids(each.name), votes)):
+                puzzle = puzzle_id(task, known, index[each.name], variant)
+                way = int(known.dihedral_P[at]), known.colours_PC[at]
+                yield _Row(each.name, test, transform(pair.input, *way), puzzle, *way)
+
+
+def _voters(ids: range, votes: int | None) -> range:
+    return ids if votes is None else ids[:votes]
+
+
+def _chunks(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
+    part: list[_Row] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _answer(found: Pretrained, rows: Sequence[_Row], steps: int, all_steps: bool) -> list[Prediction]:
+    """The network's answers, turned back into each task's own orientation and colours."""
+    task, device = found.task, found.model.y_init.device
+    assert isinstance(task, Arc)
+    tokens_RL = torch.from_numpy(np.stack([to_canvas(row.grid, task.side) for row in rows])).long().to(device)
+    puzzle_R = torch.tensor([row.puzzle for row in rows], device=device)
+    answer_RL = np.zeros(tokens_RL.shape, np.uint8)
+    halt_R = np.zeros(len(rows))
+    for thought in think(found.model, tokens_RL, puzzle_R, steps, never if all_steps else when_settled):
+        leaving = thought.row_A[thought.done_A].cpu().numpy()
+        answer_RL[leaving] = thought.answer_AL[thought.done_A].cpu().numpy()
+        halt_R[leaving] = thought.halt_A[thought.done_A].sigmoid().cpu().numpy()
+    return [
+        Prediction(undo(task.grid(answer_L), row.dihedral, row.colours_C), float(halt))
+        for row, answer_L, halt in zip(rows, answer_RL, halt_R, strict=True)
+    ]
