@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import ANSWER, PUZZLES, TASK
 
-from trm.data.batches import Batches, labels
+from trm.data.batches import Batches, as_they_are, labels, random_symmetry
 from trm.data.puzzles import Puzzles
 
 N = len(PUZZLES)
@@ -17,7 +17,9 @@ def batches(size: int = 8, augment: bool = True, answers_NL: np.ndarray | None =
     if answers_NL is None:
         answers_NL = np.stack([TASK.parse(ANSWER)] * N)
     ids_N = np.arange(N, dtype=np.int32)
-    return Batches(Puzzles(tokens_NL, answers_NL, ids_N, ids_N), TASK, size, augment, "cpu")
+    puzzles = Puzzles(tokens_NL, answers_NL, ids_N, ids_N)
+    way = random_symmetry(puzzles, TASK, "cpu") if augment else as_they_are(puzzles, "cpu")
+    return Batches(puzzles, size, way, "cpu")
 
 
 def equal(a, b) -> bool:

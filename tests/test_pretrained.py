@@ -134,7 +134,7 @@ def test_load_from_the_hub(folder, monkeypatch):
         lambda repo, **options: (asked.append((repo, options)), str(folder))[1],
     )
     assert equal(pretrained.load("org/name").model.state_dict(), tiny.model().state_dict())
-    files = ["config.json", "model.safetensors", "raw.safetensors"]
+    files = ["config.json", "model.safetensors", "raw.safetensors", "puzzles.safetensors", "seen.json"]
     assert asked == [("org/name", {"allow_patterns": files})]
 
 

@@ -191,6 +191,8 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the weights after the optimizer step number `step` (from 0)."""
+        if not self.averages:  # the network is frozen
+            return
         averages: list[Tensor] = list(self.averages.values())
         parameters: list[Tensor] = list(self.parameters.values())
         if step < self.config.start:

@@ -163,7 +163,7 @@ def adapt(
 
     found = pretrained.load(model)
     recipe = found.config.about.get("recipe")
-    if found.config.task.name != "arc" or not found.config.puzzle_ids:
+    if found.config.task.name != "arc" or not (found.config.puzzle_ids and found.config.model.puzzle_width):
         raise UserError(
             f"{found.folder} is no ARC model with puzzle embeddings: train one with a recipe arc..."
         )

@@ -138,7 +138,9 @@ def start_from(model: "RecursiveModel", name: str, task: TaskConfig, variants: "
         raise UserError(f"{found.folder} is a model of {found.config.task.name}, not of {task.name}")
     weights, table = found.model.state_dict(), "embed.puzzle.weight"
     if table in weights and table in model.state_dict():
-        new_PW = weights[table][1:].mean(0).repeat(len(model.state_dict()[table]), 1)
+        # Id 0 is no puzzle, unless it is the only one.
+        mean_W = weights[table][min(1, found.config.puzzles - 1) :].mean(0)
+        new_PW = mean_W.repeat(len(model.state_dict()[table]), 1)
         if variants is not None:
             for old, new in _shared_ids(found, task, variants):
                 new_PW[new] = weights[table][old]
@@ -151,6 +153,7 @@ def _shared_ids(
     found: Pretrained, task: TaskConfig, variants: "Variants"
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     """Ids of the same puzzles in the tables of two models, old and new."""
+    import numpy as np
     import torch
 
     known = found.variants()
@@ -164,13 +167,13 @@ def _shared_ids(
         if task.ids == "task":
             yield torch.tensor([known.names.index(name) + 1]), torch.tensor([index + 1])
             continue
-        old, new = (torch.arange(ids.start, ids.stop) for ids in (known.ids(name), variants.ids(name)))
+        old, new = (np.arange(ids.start, ids.stop) for ids in (known.ids(name), variants.ids(name)))
         both = min(len(old), len(new))
         old, new = old[:both], new[:both]
         same = (known.dihedral_P[old] == variants.dihedral_P[new]) & (
             known.colours_PC[old] == variants.colours_PC[new]
         ).all(1)
-        yield old[same], new[same]
+        yield torch.from_numpy(old[same]), torch.from_numpy(new[same])
 
 
 def check_ids(folder: Path, variants: "Variants") -> None:

@@ -79,6 +79,7 @@ def solve(
 def evaluate(
     found: "Pretrained",
     source: str,
+    names: list[str],
     votes: int | None,
     steps: int | None,
     all_steps: bool,
@@ -90,7 +91,7 @@ def evaluate(
     from trm import predict
     from trm.data import arc
 
-    tasks = arc.read(source)
+    tasks = arc.pick(arc.read(source), names)
     _refuse_leaks(found, tasks, allow_leaks)
     answers = _predict(found, tasks, votes, steps, all_steps)
     if submission_path is not None:

@@ -36,6 +36,7 @@ def evaluate(
     curve: Path | None = None,
     curve_depths: str = "16,32,64,128",
     curve_rollouts: str = "1,4,16",
+    tasks: str = "",
     votes: int | None = None,
     submission: Path | None = None,
     allow_leaks: bool = False,
@@ -67,6 +68,7 @@ def evaluate(
         curve: Sweep depth, rollouts and selection, and write table, JSON and plot to this folder.
         curve_depths: Depths of the sweep, in supervision steps.
         curve_rollouts: Numbers of rollouts of the sweep.
+        tasks: ARC: only the tasks of these names, separated by commas.
         votes: ARC: most variants of a task that vote. Default: all that the model knows.
         submission: ARC: write two attempts for every test input to this file, in the form of the contest.
         allow_leaks: ARC: evaluate even on tasks whose test pairs the model was trained on.
@@ -91,9 +93,10 @@ def evaluate(
     if found.config.task.name == "arc":
         if limit or weights != "all" or curve or effort != Effort(steps=effort.steps):
             raise UserError("an ARC model is evaluated by votes: of these options only --steps goes with it")
-        return arc.evaluate(found, data, votes, effort.steps, all_steps, submission, allow_leaks, json)
-    if votes or submission or allow_leaks:
-        raise UserError("--votes, --submission and --allow-leaks are for ARC models")
+        names = tasks.split(",") if tasks else []
+        return arc.evaluate(found, data, names, votes, effort.steps, all_steps, submission, allow_leaks, json)
+    if tasks or votes or submission or allow_leaks:
+        raise UserError("--tasks, --votes, --submission and --allow-leaks are for ARC models")
     variants = _variants(found, weights)
     puzzles = sources.read(data, found.task, limit)
     title = f"{model} on {data}, n = {len(puzzles)}"

@@ -14,7 +14,7 @@ Shapes: H height, W width of a grid; cells are colours 0..9.
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +87,14 @@ def read(source: str) -> list[ArcTask]:
             tasks.setdefault(task.name, task)
             homes.setdefault(task.name, home)
     return list(tasks.values())
+
+
+def pick(tasks: list[ArcTask], names: Sequence[str]) -> list[ArcTask]:
+    """The tasks of these names, in this order; all where none is given. UserError for a name not there."""
+    by_name = {task.name: task for task in tasks}
+    if missing := [name for name in names if name not in by_name]:
+        raise UserError(f"there is no task {missing[0]!r} among the {len(tasks)} of the source")
+    return [by_name[name] for name in names] if names else tasks
 
 
 @dataclass(frozen=True)

