@@ -77,7 +77,7 @@ def _parse(arguments: list[str]) -> Callable[[], int]:
     names: list[str] = []
     while isinstance(found, dict) and arguments and arguments[0] in found:
         names, found, arguments = [*names, arguments[0]], found[arguments[0]], arguments[1:]
-    prog = " ".join(["trm", *names])
+    prog = " ".join(["trm", *names, *(["--task arc"] if found is arc.solve else [])])
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -92,20 +92,22 @@ def evaluate(
     from trm.data import arc
 
     tasks = arc.pick(arc.read(source), names)
+    known = any(all(pair.output is not None for pair in task.test) for task in tasks)
+    if not known and submission_path is None:
+        raise UserError(f"{source} does not give the answers: nothing to score; use --submission FILE")
     _refuse_leaks(found, tasks, allow_leaks)
     answers = _predict(found, tasks, votes, steps, all_steps)
     if submission_path is not None:
         _write_submission(answers, tasks, submission_path)
-    if any(pair.output is None for task in tasks for pair in task.test):
-        if submission_path is None:
-            raise UserError(f"{source} does not give the answers: nothing to score; use --submission FILE")
-        print(f"{submission_path}: two attempts for every test input of {len(tasks)} tasks")
-        return 0
-    score = predict.score(answers, tasks)
+    score = predict.score(answers, tasks) if known else None
     if as_json:
-        print(dump({"model": str(found.folder), "data": source, "score": score.as_dict()}))
-    else:
+        figures = None if score is None else score.as_dict()
+        print(dump({"model": str(found.folder), "data": source, "score": figures}))
+        return 0
+    if score is not None:
         _print_score(score, f"{found.folder} on {source}")
+    if submission_path is not None:
+        print(f"{submission_path}: two attempts for every test input of {len(tasks)} tasks")
     return 0
 
 
@@ -144,26 +146,28 @@ def _write_submission(answers: "Answers", tasks: "list[ArcTask]", path: Path) ->
 def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
     """Print every test input with its best candidates, in ARC's colours."""
     from rich.columns import Columns
-    from rich.panel import Panel
-
-    from trm.tasks.arc import picture
 
     for task in tasks:
         for number, (pair, candidates) in enumerate(
             zip(task.test, answers.ranked[task.name], strict=True), start=1
         ):
-            panels = [Panel(picture(pair.input), title=f"{task.name} test {number}", expand=False)]
+            panels = [_panel(pair.input, f"{task.name} test {number}")]
             total = sum(each.votes for each in candidates)
             for place, each in enumerate(candidates[:2], start=1):
-                panels.append(
-                    Panel(
-                        picture(each.grid),
-                        title=f"attempt {place}",
-                        subtitle=f"{each.votes} of {total} votes, {100 * each.halt:.0f} %",
-                        expand=False,
-                    )
-                )
+                support = f"{each.votes} of {total} votes, {100 * each.halt:.0f} %"
+                panels.append(_panel(each.grid, f"attempt {place}", support))
             console().print(Columns(panels))
+
+
+def _panel(grid_HW: "np.ndarray", title: str, subtitle: str | None = None) -> "Panel":
+    from rich.panel import Panel
+
+    from trm.tasks.arc import picture
+
+    drawn = picture(grid_HW)
+    # A panel makes room for its title, but not for its subtitle.
+    width = max(drawn.cell_len if "\n" not in drawn.plain else 2 * grid_HW.shape[1], len(title), len(subtitle or ""))
+    return Panel(drawn, title=title, subtitle=subtitle, width=width + 6)
 
 
 def _print_score(score: "Score", title: str) -> None:

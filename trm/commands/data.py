@@ -171,6 +171,7 @@ def arc(
     from trm.data import arc_puzzles
     from trm.tasks.arc import Arc
 
+    at_least(0, seed=seed)
     start = time.perf_counter()
     size = parse(ArcConfig, {"variants": variants}, "trm data")
     options = {"train": train, "demonstrations": demonstrations, "allow_leaks": allow_leaks}

@@ -44,7 +44,8 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
     """Rows of a run.
 
     A training pair that is also a test pair to be predicted, in whatever orientation and colours, is left
-    out: releases of ARC hold some such pairs under different names.
+    out: releases of ARC hold some such pairs under different names. Where the answer of a test pair is unknown,
+    pairs of complete tasks with its question are left out.
 
     Raises:
         UserError: a source cannot be read, a grid does not fit the canvas, there is nothing to train on, or a
@@ -71,11 +72,14 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
     if not config.allow_leaks:
         asked += [pair for each in shown for pair in each.test]
     to_predict = Seen.of((), asked)
+    unknown = Seen.of((), (pair for pair in asked if pair.output is None))
+    complete = set(range(len(whole))) - held
     offered = [
-        each.train if i >= len(whole) or i in held else (*each.train, *known(each.test))
-        for i, each in enumerate(tasks)
+        (*each.train, *known(each.test)) if i in complete else each.train for i, each in enumerate(tasks)
     ]
     trained = [[pair for pair in pairs if not to_predict.shows(pair)] for pairs in offered]
+    for i in complete:  # of an unknown answer, the question tells
+        trained[i] = [pair for pair in trained[i] if not unknown.shows(Pair(pair.input, None))]
     variants = make(tasks, task.config.variants, seed)
     rows = [(pair, i) for i, pairs in enumerate(trained) for pair in pairs]
     if not rows:
@@ -87,8 +91,10 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
         ids = {i: puzzle_id(task, variants, i, 0) for i in held}
         judged = [(pair, ids[i]) for i in sorted(held) for pair in known(whole[i].test)]
     validation = rows_of([pair for pair, _ in judged], task.side, np.array([number for _, number in judged]))
-    complete = [each for i, each in enumerate(whole) if i not in held]
-    seen = Seen(frozenset(each.name for each in complete)) | Seen.of((), (pair for pair, _ in rows))
+    # Questions are kept of complete tasks only: a demonstration may well look like the question it helps with.
+    demonstrated = Seen.of((), (pair for pair, i in rows if i not in complete))
+    seen = Seen(frozenset(whole[i].name for i in complete), demonstrated.pairs)
+    seen |= Seen.of((), (pair for pair, i in rows if i in complete))
     left_out = sum(map(len, offered)) - len(rows)
     return ArcData(train, validation, variants, seen, left_out)
 
