@@ -1,0 +1,132 @@
+"""The tutorial, run from its first command to its last; and the same in Python, and what it refuses."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import trm
+from trm import cli
+from trm.config import load_config
+from trm.errors import UserError
+
+DOCS = Path(__file__).parent.parent / "docs"
+TEXT = (DOCS / "TUTORIAL.md").read_text()
+ROWS = ["12/21,21/12", "1./.1,12/21", ".2/2.,12/21", "2./..,21/12", "../21,12/21", "1./..,12/21"]
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    return [text for kind, text in fenced if kind == language]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A copy of the tutorial's folder after all of its commands, with what they printed."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    shutil.copy(DOCS / "tutorial" / "latin.py", folder)
+    (folder / "trm").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys, torch; torch.set_num_threads(1); '
+        'from trm.cli import main; sys.exit(main())" "$@"\n'
+    )
+    (folder / "trm").chmod(0o755)
+    script = "set -e\n" + "".join(blocks("bash")).replace("python ", f"{sys.executable} ")
+    done = subprocess.run(
+        ["bash", "-c", f'PATH="{folder}:$PATH"\n{script}'], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "printed").write_text(done.stdout)
+    return folder
+
+
+def test_unseen_puzzles_are_solved(folder, capsys):
+    test = str(folder / "data" / "latin" / "test.csv")
+    assert (
+        cli.main(["eval", str(folder / "runs" / "latin"), "--data", test, "--weights", "ema", "--json"]) == 0
+    )
+    report = json.loads(capsys.readouterr().out)
+    assert report["n"] == 300
+    assert report["weights"]["ema"]["early_stop"]["exact"]["value"] > 0.9
+
+
+def test_the_tutorial_shows_what_is_printed(folder):
+    printed = (folder / "printed").read_text()
+    for shown in blocks(""):
+        for line in shown.splitlines():
+            # Figures depend on the machine; all else must be there.
+            if line and not re.search(r"\d+\.\d\d %|puzzles per second", line):
+                assert line in printed
+
+
+def test_answers_say_that_nobody_checked_them(folder):
+    answer = json.loads((folder / "printed").read_text().splitlines()[-1])
+    assert answer["verified"] is None
+    assert answer["rollouts"] == 8
+
+
+def test_the_python_example_runs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    (example,) = blocks("python")
+    exec(compile(example.replace("400", "3"), "TUTORIAL.md", "exec"), {})  # our own text, in few steps
+    assert len(capsys.readouterr().out.strip().split("/")) == 4
+
+
+def test_fit_takes_arrays_and_keeps_the_run(tmp_path):
+    rng = np.random.default_rng(0)
+    questions = rng.integers(0, 3, (40, 2, 3))
+    changes = {"train": {"steps": 2, "batch": 4}, "model": {"width": 16}}
+    solver = trm.fit((questions, 2 - questions), "tiny", tmp_path / "own", changes=changes)
+    assert solver.task.length == 6
+    assert len(solver.solve("012/210")) == 1
+    assert {path.name for path in (tmp_path / "own").iterdir()} == {"puzzles", "run"}
+    with pytest.raises(UserError, match="exists; choose another folder"):
+        trm.fit((questions, 2 - questions), "tiny", tmp_path / "own", changes=changes)
+    with pytest.raises(UserError, match="'trian', which is no section"):
+        trm.fit((questions, 2 - questions), "tiny", changes={"trian": {"steps": 2}})
+    with pytest.raises(UserError, match=r"unknown option 'train\.stpes'"):
+        trm.fit((questions, 2 - questions), "tiny", changes={"train": {"stpes": 2}})
+
+
+def own(folder: Path, *rows: str) -> Path:
+    path = folder / "own.csv"
+    path.write_text("\n".join(["question,answer", *rows]) + "\n")
+    return path
+
+
+def test_data_grid_writes_splits_and_a_recipe(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["data", "grid", str(own(tmp_path, *ROWS)), "--out", str(out), "--permute", "12"]) == 0
+    assert "6 puzzles of up to 2x2: . 1 2" in capsys.readouterr().out
+    config = load_config(out / "recipe.yaml")
+    assert config.task.model_dump()["permute"] == ("1", "2")
+    assert config.data.augment
+    assert config.data.train == str(out / "train.csv")
+    assert cli.main(["data", "grid", str(own(tmp_path, *ROWS)), "--out", str(out)]) == 2
+    assert "exists; choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["12/2,12/21"], "line 2, question: row 2 has 1 cells, but row 1 has 2"),
+        ([*ROWS, "12/21,21/1"], "line 8, answer: row 2 has 1 cells"),
+        ([*ROWS, "12/21,211/112"], "line 8: the question has 2x2 cells and the answer 2x3"),
+        ([*ROWS, "1./..,21/12"], "line 8: the same question as in"),
+        (["12/21,21/12"], "leave none for"),
+    ],
+)
+def test_data_grid_names_the_line(tmp_path, capsys, rows, message):
+    assert cli.main(["data", "grid", str(own(tmp_path, *rows)), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_grid_refuses_a_symbol_that_is_not_there(tmp_path, capsys):
+    arguments = ["data", "grid", str(own(tmp_path, *ROWS)), "--out", str(tmp_path / "out"), "--permute", "13"]
+    assert cli.main(arguments) == 2
+    assert "permute names '3', which no puzzle uses" in capsys.readouterr().err
