@@ -20,7 +20,9 @@ GRID = np.array([[0, 1, 2], [3, 4, 9]], np.uint8)
 sides = st.integers(1, SIDE)
 grids = st.tuples(sides, sides).flatmap(
     lambda shape: st.lists(
-        st.lists(st.integers(0, 9), min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=shape[0]
+        st.lists(st.integers(0, 9), min_size=shape[1], max_size=shape[1]),
+        min_size=shape[0],
+        max_size=shape[0],
     ).map(lambda rows: np.array(rows, np.uint8))
 )
 
@@ -96,8 +98,10 @@ def test_ink_is_told_from_its_colour():
     """Relative luminance after WCAG 2; its least contrast for large print is 3."""
 
     def luminance(red: int, green: int, blue: int) -> float:
-        channels = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4
-                    for c in (red, green, blue)]
+        channels = [
+            c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4
+            for c in (red, green, blue)
+        ]
         return float(np.dot((0.2126, 0.7152, 0.0722), channels))
 
     for colour in range(10):
@@ -137,7 +141,13 @@ def test_there_are_no_rules_to_check():
     assert TASK.verify(tokens, np.zeros_like(tokens)) is None
     assert TASK.grade(tokens, tokens) == {}
     assert TASK.solve_exactly(tokens) is None
-    assert TASK.describe() == {"name": "arc", "side": 5, "variants": 1000, "ids": "variant", "translate": True}
+    assert TASK.describe() == {
+        "name": "arc",
+        "side": 5,
+        "variants": 1000,
+        "ids": "variant",
+        "translate": True,
+    }
 
 
 def test_tasks_are_not_generated():

@@ -1,4 +1,4 @@
-"""Predictions by votes, scores, and learning new tasks: a tiny model, and networks that are told the truth."""
+"""Predictions by votes, scores, and learning new tasks: tiny models, and networks told the truth."""
 
 import json
 from collections.abc import Iterator
@@ -91,49 +91,38 @@ def ids(known: Variants, task: ArcTask, by: str) -> list[int]:
 @pytest.mark.parametrize("votes", [None, 1, 4, 99])
 @pytest.mark.parametrize("by", ["variant", "task"])
 def test_every_variant_has_one_vote_in_order(run, by_task, monkeypatch, by, votes):
-    model, asked = pretrained.load(run if by == "variant" else by_task), []
+    model, asked, seen = pretrained.load(run if by == "variant" else by_task), [], []
 
     def answer(found, rows, steps, all_steps):
+        """The number of the row, with less and less confidence."""
+        assert (found, steps, all_steps) == (model, 2, False)
+        numbers = range(len(asked), len(asked) + len(rows))
         asked.extend(rows)
-        assert (steps, all_steps) == (2, False)
-        return [Prediction(grid(str(number % 10)), 1 - number / 100) for number in range(at[0], at[0] + len(rows))]
+        return [Prediction(grid(f"{number:02}"), 1 - number / 100) for number in numbers]
 
-    at = [0]
-
-    def counted(*arguments):
-        made = answer(*arguments)
-        at[0] += len(made)
-        return made
-
-    monkeypatch.setattr(predict, "_answer", counted)
+    monkeypatch.setattr(predict, "_answer", answer)
     monkeypatch.setattr(predict, "chunk_size", lambda model: 5)
-    seen = []
     answers = predict.predict(model, [D, A], votes, progress=seen.append)
     voters = min(votes or 6, 6)
     assert len(asked) == count_rows(model, [D, A], votes) == voters * 3
     assert seen == [*range(5, voters * 3, 5), voters * 3]
-    known = model.variants()
-    expected = []
+    known, expected = model.variants(), []
     for task in (D, A):
         for test, pair in enumerate(task.test):
             for puzzle, variant in zip(ids(known, task, by)[:voters], known.ids(task.name), strict=False):
                 way = known.dihedral_P[variant], known.colours_PC[variant]
                 expected.append((task.name, test, puzzle, transform(pair.input, *way).tolist()))
     assert [(row.task, row.test, row.puzzle, row.grid.tolist()) for row in asked] == expected
-    # Every answer is another one: they come in the order of their probabilities, which is that of the rows.
-    known_answers = [undone(model, row, grid(str(number % 10))) for number, row in enumerate(asked)]
-    assert len(known_answers) == voters * 3
-    cells = [each.grid.tolist() for task in "da" for tests in answers.ranked[task] for each in tests]
-    assert cells == [[[number % 10]] for number in range(voters * 3)]
-    firsts = [tests for task in "da" for tests in answers.single[task]]
-    assert [[each.grid.tolist() for each in tests] for tests in firsts] == [
-        [[[number % 10]]] for number in range(0, voters * 3, voters)
+    # All answers are different, so they come in the order of their confidence, which is that of the rows.
+    ballots = [
+        [f"{number:02}" for number in range(first, first + voters)] for first in (0, voters, 2 * voters)
     ]
-    assert [len(answers.ranked[task]) for task in "da"] == [2, 1]
-
-
-def undone(model, row, answer):
-    return answer
+    for found, expected in ((answers.ranked, ballots), (answers.single, [each[:1] for each in ballots])):
+        assert {name: len(tests) for name, tests in found.items()} == {"d": 2, "a": 1}
+        texts = [
+            ["".join(map(str, each.grid[0])) for each in tests] for name in "da" for tests in found[name]
+        ]
+        assert texts == expected
 
 
 def test_one_vote_is_the_single_prediction(found):
@@ -220,7 +209,9 @@ def test_the_truth_under_every_variant_is_the_truth(run, by_task, monkeypatch, b
     monkeypatch.setattr(predict, "think", Oracle(model, KNOWN))
     answers = predict.predict(model, KNOWN)
     for task in KNOWN:
-        for pair, ranked, single in zip(task.test, answers.ranked[task.name], answers.single[task.name], strict=True):
+        for pair, ranked, single in zip(
+            task.test, answers.ranked[task.name], answers.single[task.name], strict=True
+        ):
             (candidate,), (first,) = ranked, single
             np.testing.assert_array_equal(candidate.grid, pair.output)
             np.testing.assert_array_equal(first.grid, pair.output)
@@ -288,7 +279,11 @@ def test_score_by_hand():
     assert (found.tasks, found.single_pass) == (2, 0.25)
     assert found.pass_at == {1: 0.25, 2: 0.5, 5: 0.5, 10: 1.0, 100: 1.0, 1000: 1.0}
     values = json.loads(json.dumps(found.as_dict()))
-    assert values == {"tasks": 2, "single_pass": 0.25, "pass_at": {str(k): v for k, v in found.pass_at.items()}}
+    assert values == {
+        "tasks": 2,
+        "single_pass": 0.25,
+        "pass_at": {str(k): v for k, v in found.pass_at.items()},
+    }
     with pytest.raises(UserError, match="nothing to score"):
         score(answers, tasks[2:])
 
@@ -296,7 +291,9 @@ def test_score_by_hand():
 # --- starting from other weights
 
 
-def fresh(tasks: tuple[ArcTask, ...], count: int, seed: int, **changes: dict) -> tuple[RecursiveModel, Variants, RunConfig]:
+def fresh(
+    tasks: tuple[ArcTask, ...], count: int, seed: int, **changes: dict
+) -> tuple[RecursiveModel, Variants, RunConfig]:
     """A new model for tasks, and what its ids mean."""
     settings = config(**{"task": {"variants": count}} | changes)
     assert isinstance(settings.task, ArcConfig)
@@ -345,7 +342,10 @@ def test_embeddings_by_task_go_by_names(by_task):
 
 
 def test_what_does_not_fit_is_refused(run, by_task, tmp_path):
-    for folder, ids_by, message in ((run, "task", "by variant, this model by task"), (by_task, "variant", "by task")):
+    for folder, ids_by, message in (
+        (run, "task", "by variant, this model by task"),
+        (by_task, "variant", "by task"),
+    ):
         model, variants, settings = fresh((A,), 3, 0, task={"ids": ids_by})
         with pytest.raises(UserError, match=message):
             pretrained.start_from(model, str(folder), settings.task, variants)
@@ -453,8 +453,8 @@ def test_models_that_cannot_be_adapted_are_refused(run, tmp_path):
 
     def refused(model: Path, message: str) -> None:
         with pytest.raises(UserError, match=message):
-            adapt(str(model), source, tmp_path / "run", 4, device="cpu")
-        assert not (tmp_path / "run").exists()
+            adapt(str(model), source, tmp_path / "new", 4, device="cpu")
+        assert not (tmp_path / "new").exists()
 
     refused(tiny.save(tmp_path / "sudoku"), "sudoku is no ARC model with puzzle embeddings")
     plain_model = trained(tmp_path, model={"puzzle_width": 0, "prefix": 0})

@@ -46,7 +46,7 @@ def grid(*rows: str) -> np.ndarray:
 
 
 def made(name: str, train: int = 3, test: int = 1) -> ArcTask:
-    """A task of random 3 x 3 questions, of which the answers show two rows mirrored; a function of the name."""
+    """A task of random 3 x 3 questions, two rows of which are mirrored; a function of the name."""
     random = np.random.default_rng(list(name.encode()))
 
     def pair() -> Pair:

@@ -10,6 +10,9 @@ from trm.commands.common import Device, at_least, console, dump
 from trm.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from rich.panel import Panel
+
     from trm.data.arc import ArcTask
     from trm.predict import Answers, Score
     from trm.pretrained import Pretrained
@@ -159,15 +162,15 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
             console().print(Columns(panels))
 
 
-def _panel(grid_HW: "np.ndarray", title: str, subtitle: str | None = None) -> "Panel":
+def _panel(grid_HW: "np.ndarray", title: str, subtitle: str = "") -> "Panel":
     from rich.panel import Panel
 
     from trm.tasks.arc import picture
 
     drawn = picture(grid_HW)
-    # A panel makes room for its title, but not for its subtitle.
-    width = max(drawn.cell_len if "\n" not in drawn.plain else 2 * grid_HW.shape[1], len(title), len(subtitle or ""))
-    return Panel(drawn, title=title, subtitle=subtitle, width=width + 6)
+    # By itself, a panel makes room for its title, but not for its subtitle.
+    width = max(map(len, (title, subtitle, *drawn.plain.splitlines()))) + 6
+    return Panel(drawn, title=title, subtitle=subtitle or None, width=width)
 
 
 def _print_score(score: "Score", title: str) -> None:

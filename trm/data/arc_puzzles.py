@@ -44,8 +44,8 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
     """Rows of a run.
 
     A training pair that is also a test pair to be predicted, in whatever orientation and colours, is left
-    out: releases of ARC hold some such pairs under different names. Where the answer of a test pair is unknown,
-    pairs of complete tasks with its question are left out.
+    out: releases of ARC hold some such pairs under different names. Where the answer of a test pair is
+    unknown, pairs of complete tasks with its question are left out.
 
     Raises:
         UserError: a source cannot be read, a grid does not fit the canvas, there is nothing to train on, or a
@@ -91,7 +91,7 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
         ids = {i: puzzle_id(task, variants, i, 0) for i in held}
         judged = [(pair, ids[i]) for i in sorted(held) for pair in known(whole[i].test)]
     validation = rows_of([pair for pair, _ in judged], task.side, np.array([number for _, number in judged]))
-    # Questions are kept of complete tasks only: a demonstration may well look like the question it helps with.
+    # Questions are kept of complete tasks only: a demonstration may look like the question it helps with.
     demonstrated = Seen.of((), (pair for pair, i in rows if i not in complete))
     seen = Seen(frozenset(whole[i].name for i in complete), demonstrated.pairs)
     seen |= Seen.of((), (pair for pair, i in rows if i in complete))
