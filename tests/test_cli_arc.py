@@ -124,7 +124,7 @@ BAD = [
     ([*EVAL, "asked.json"], "asked.json does not give the answers: nothing to score; use --submission"),
     ([*EVAL, "train.json"], "run/last was trained on test pairs of 2 of these tasks (a, ...)"),
     ([*EVAL, "copy.json"], "run/last was trained on test pairs of 1 of these tasks (copy)"),
-    ([*EVAL, "shown.json,new.json"], "no variants of a task 'e'"),
+    ([*EVAL, "shown.json,new.json"], "no puzzle embeddings for task 'e'"),
     ([*EVAL, "shown.json", "--tasks", "c,x"], "there is no task 'x' among the 2"),
     ([*EVAL, "shown.json", "--votes", "0"], "--votes is 0"),
     ([*EVAL, "shown.json", "--steps", "0"], "steps"),

@@ -232,7 +232,7 @@ def test_halting_probabilities_stay_with_their_rows(run, monkeypatch):
 
 def test_a_task_without_embeddings_is_refused_by_name(found):
     for call in (predict.predict, count_rows):
-        with pytest.raises(UserError, match="no variants of a task 'e'"):
+        with pytest.raises(UserError, match="no puzzle embeddings for task 'e'"):
             call(found, [A, E])
 
 
@@ -404,9 +404,8 @@ def test_an_adapted_model_knows_the_new_tasks(run, adapted):
 def test_an_adapted_model_remembers_what_was_seen_before(run, adapted):
     first, both = (Seen.load(each / "last" / "seen.json") for each in (run, adapted))
     assert first.names == both.names == {"a", "b"}
-    assert first.pairs < both.pairs
+    assert first.pairs == both.pairs
     assert all(both.shows(pair) for task in (A, B) for pair in task.train + task.test)
-    assert all(both.shows(pair) for task in (C, D, E) for pair in task.train)
     assert both.leaks([A, B, C, D, E]) == ["a", "b"]
     assert both.leaks([ArcTask("copy", (), (image(A.test[0]),))]) == ["copy"]
 

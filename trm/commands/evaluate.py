@@ -93,7 +93,7 @@ def evaluate(
     if found.config.task.name == "arc":
         if limit or weights != "all" or curve or effort != Effort(steps=effort.steps):
             raise UserError("an ARC model is evaluated by votes: of these options only --steps goes with it")
-        names = tasks.split(",") if tasks else []
+        names = [name.strip() for name in tasks.split(",")] if tasks else []
         return arc.evaluate(found, data, names, votes, effort.steps, all_steps, submission, allow_leaks, json)
     if tasks or votes or submission or allow_leaks:
         raise UserError("--tasks, --votes, --submission and --allow-leaks are for ARC models")

@@ -67,6 +67,8 @@ def solve(
     """
     text, name = _read_text(puzzle, file)
     solver = trm.load(model or _bundled_model(text, name), device, dtype)
+    if solver.task.describe()["name"] == "arc":
+        raise UserError("an ARC model learns a task before it answers: trm solve --task arc FILE --model RUN")
     sources = _split(text, name, solver.task)
     for source in sources:
         try:

@@ -54,8 +54,11 @@ def command(recipe: RunConfig, name: str = "mini") -> Callable[..., int]:
         folder = resume or out or Path("runs") / Path(recipe_name).stem
         outcome = run(None if resume else config, folder, stop_after, device, console())
         if outcome.finished:
-            print(f"finished {outcome.step} steps; best validation exact {100 * outcome.best:.2f} %")
-            print(f"weights: {outcome.folder / 'best'}; try `trm eval {outcome.folder} --data FILE`")
+            judged = outcome.best >= 0
+            best = f"; best validation exact {100 * outcome.best:.2f} %" if judged else ""
+            print(f"finished {outcome.step} steps{best}")
+            weights = outcome.folder / ("best" if judged else "last")
+            print(f"weights: {weights}; try `trm eval {outcome.folder} --data FILE`")
             return 0
         print(f"stopped at step {outcome.step}, saved; go on with `trm train --resume {outcome.folder}`")
         return 0 if outcome.signal is None else 128 + outcome.signal

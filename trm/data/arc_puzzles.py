@@ -43,9 +43,10 @@ class ArcData(NamedTuple):
 def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
     """Rows of a run.
 
-    A training pair that is also a test pair to be predicted, in whatever orientation and colours, is left
-    out: releases of ARC hold some such pairs under different names. Where the answer of a test pair is
-    unknown, pairs of complete tasks with its question are left out.
+    A pair of `data.train` that is also a test pair to be predicted, in whatever orientation and colours, is
+    left out: releases of ARC hold some such pairs under different names. Where the answer of a test pair is
+    unknown, pairs with its question are left out. Demonstrations of the tasks to be predicted stay, whatever
+    they look like: to use them is what the task asks for.
 
     Raises:
         UserError: a source cannot be read, a grid does not fit the canvas, there is nothing to train on, or a
@@ -73,13 +74,17 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
         asked += [pair for each in shown for pair in each.test]
     to_predict = Seen.of((), asked)
     unknown = Seen.of((), (pair for pair in asked if pair.output is None))
-    complete = set(range(len(whole))) - held
-    offered = [
-        (*each.train, *known(each.test)) if i in complete else each.train for i, each in enumerate(tasks)
+
+    def given_away(pair: Pair) -> bool:
+        return to_predict.shows(pair) or unknown.shows(Pair(pair.input, None))
+
+    complete = [i for i in range(len(whole)) if i not in held]
+    offered = [list(each.train) for each in tasks]
+    for i in complete:
+        offered[i] += known(whole[i].test)
+    trained = [
+        [pair for pair in pairs if i >= len(whole) or not given_away(pair)] for i, pairs in enumerate(offered)
     ]
-    trained = [[pair for pair in pairs if not to_predict.shows(pair)] for pairs in offered]
-    for i in complete:  # of an unknown answer, the question tells
-        trained[i] = [pair for pair in trained[i] if not unknown.shows(Pair(pair.input, None))]
     variants = make(tasks, task.config.variants, seed)
     rows = [(pair, i) for i, pairs in enumerate(trained) for pair in pairs]
     if not rows:
@@ -91,9 +96,7 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
         ids = {i: puzzle_id(task, variants, i, 0) for i in held}
         judged = [(pair, ids[i]) for i in sorted(held) for pair in known(whole[i].test)]
     validation = rows_of([pair for pair, _ in judged], task.side, np.array([number for _, number in judged]))
-    # Questions are kept of complete tasks only: a demonstration may look like the question it helps with.
-    demonstrated = Seen.of((), (pair for pair, i in rows if i not in complete))
-    seen = Seen(frozenset(whole[i].name for i in complete), demonstrated.pairs)
+    seen = Seen(frozenset(whole[i].name for i in complete))
     seen |= Seen.of((), (pair for pair, i in rows if i in complete))
     left_out = sum(map(len, offered)) - len(rows)
     return ArcData(train, validation, variants, seen, left_out)

@@ -81,7 +81,9 @@ class Variants:
     def ids(self, name: str) -> range:
         """Puzzle ids of a task by name; UserError where there is no such task."""
         if name not in self._index:
-            raise UserError(f"there are no variants of a task {name!r}: they were made for other tasks")
+            raise UserError(
+                f"the model has no puzzle embeddings for task {name!r}: learn it with trm solve --task arc"
+            )
         task = self._index[name]
         return range(int(self.first_N[task]), int(self.first_N[task + 1]))
 
