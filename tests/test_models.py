@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from trm.config import ModelConfig
+from trm.kernels.plain import rms_norm
 from trm.models import Problem, RecursiveModel, State, build
-from trm.models.layers import Attention, Block, GatedUnit, Rope, rms_norm, trunc_normal_
+from trm.models.layers import Attention, Block, GatedUnit, Rope, trunc_normal_
 
 PROBLEM = Problem(vocab_size=7, length=6, puzzles=4)
 SMALL = {"width": 16, "heads": 2, "layers": 2, "T": 2, "n": 2, "expansion": 2, "dtype": "float64"}
@@ -454,7 +455,7 @@ def test_learned_positions_and_the_mixer_know_the_order(options: dict):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_compiled_blocks_compute_the_same():
     options = {"layers": 1, "T": 1, "n": 1, "mixing": "mixer", "dtype": "float32"}
-    eager, compiled = make(options), make(options | {"compile": True})
+    eager, compiled = make(options), make(options | {"compile": "block"})
     assert eager.state_dict().keys() == compiled.state_dict().keys()
     with torch.no_grad():
         (a, out_a), (b, out_b) = first_step(eager), first_step(compiled)
