@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trm.config import ModelConfig, parse
+from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.kernels import choose, plain
 from trm.models import Problem, build
@@ -72,9 +72,9 @@ def compare(name: str, dtype: torch.dtype, given: list[Tensor], *options: str) -
 @runs
 @gates
 @dtypes
-@pytest.mark.parametrize("tokens", [5, 16, 40, 81, 97, 128], ids="S{}".format)
+@pytest.mark.parametrize("tokens", [5, 40, 97], ids="S{}".format)
 def test_mix_tokens(tokens: int, dtype: torch.dtype, gate: str):
-    """Token counts with one part (16, 64, 128) and with two (32 + 16, 64 + 32); 24 channels are 16 + 8."""
+    """Tokens padded to one part (16, 128) and to two (32 + 16); 24 channels are a block and a bit."""
     torch.manual_seed(tokens)
     up, down = draw(512, tokens, scale=1.5 * tokens**-0.5), draw(tokens, 256, scale=256**-0.5)
     compare("mix_tokens", dtype, [draw(2, tokens, 24), up, down], gate)
@@ -131,17 +131,21 @@ def test_the_operators_are_registered_as_torch_wants_them(gate: str):
     torch.library.opcheck(fused._add_rms_norm, (h, h.detach()), test_utils=tests)
 
 
-MODELS = {
-    "mixer": {"mixing": "mixer", "positions": "none"},
-    "mixer_normed": {"mixing": "mixer", "positions": "none", "gate": "normed"},
-    "attention": {"prefix": 2},
-    "hrm": {"kind": "hrm"},
-}
+MIXER = {"mixing": "mixer", "positions": "none"}
 
 
 @runs
-@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
-@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")  # of torch's compiler
+@pytest.mark.parametrize(
+    ("options", "traced"),
+    [
+        (MIXER, False),
+        ({"kind": "hrm"}, False),
+        (MIXER | {"gate": "normed", "dtype": "bfloat16"}, True),
+        ({"prefix": 2}, True),
+    ],
+    ids=["mixer", "hrm", "mixer_traced", "attention_traced"],
+)
 def test_models_compute_the_same_with_fused_kernels(options: dict, traced: bool):
     """A whole step and its gradient; also as a graph that torch.compile traced through the kernels."""
     small = {"width": 16, "heads": 2, "layers": 1, "T": 2, "n": 2, "expansion": 1} | options
@@ -161,7 +165,8 @@ def test_models_compute_the_same_with_fused_kernels(options: dict, traced: bool)
     plain_, fused = results
     assert plain_.keys() == fused.keys()
     for name in plain_:
-        assert distance(fused[name], plain_[name].detach().double()) < 1e-4, name
+        bound = 0.1 if "dtype" in options else 1e-4
+        assert distance(fused[name], plain_[name].detach().double()) < bound, name
 
 
 # Choosing them
@@ -187,8 +192,3 @@ def test_without_a_cuda_device_the_reason_is_given(options: dict):
     tokens = torch.zeros(2, 4, dtype=torch.long)
     with pytest.raises(UserError, match="needs a CUDA device, not cpu"):
         model(tokens, tokens[:, 0], model.initial_state(2))
-
-
-def test_float64_is_refused():
-    with pytest.raises(UserError, match="not in float64"):
-        parse(ModelConfig, {"kernels": "triton", "dtype": "float64"}, "test")

@@ -331,6 +331,8 @@ class TrainConfig(Config):
     """Steps between two checkpoints."""
     keep: int = Field(2, gt=0)
     """Checkpoints kept."""
+    cuda_graph: bool = False
+    """Record a whole optimizer step as a CUDA graph and replay it, so that a GPU never waits for Python."""
 
 
 class RunConfig(Config):
