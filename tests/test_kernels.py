@@ -66,7 +66,10 @@ def compare(name: str, dtype: torch.dtype, given: list[Tensor], *options: str) -
     assert max(distances) < BOUNDS[dtype], distances
     with torch.no_grad():
         own = [each.to(DEVICE, dtype if each.ndim == 3 else torch.float32) for each in given]
-        assert torch.equal(getattr(choose("triton"), name)(*own, *options), fused[0])
+        without_gradient = getattr(choose("triton"), name)(*own, *options)
+        assert distance(without_gradient, truth[0]) < BOUNDS[dtype]
+        # On a device another choice of blocks may sum in another order.
+        assert not INTERPRETED or torch.equal(without_gradient, fused[0])
 
 
 @runs

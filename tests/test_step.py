@@ -116,7 +116,7 @@ def test_state_on_the_device_gives_the_same_weights(changes: dict):
 
 def assert_close(ours: dict[str, Tensor], plain: dict[str, Tensor], settings: RunConfig) -> None:
     """To rounding; Muon orthogonalises in bfloat16, where a last bit may decide the next."""
-    atol = 1e-3 if settings.optimizer.name == "muon" else 1e-5
+    atol = 1e-2 if settings.optimizer.name == "muon" else 1e-5
     for name, value in plain.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 

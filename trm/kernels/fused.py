@@ -16,7 +16,8 @@ y = n t with t = h + m and n = (mean(t^2) + eps)^-1/2:
     du = da silu(g) + k g^2 u
 
 (c reads m = t - h; sum(dt t) is 0 but for eps, so that nothing is lost by y being rounded.) Sums run in
-float32. All reductions have a fixed order: equal inputs give equal bits.
+float32 and in a fixed order: with the same sizes of blocks, equal inputs give equal bits. (The sizes are
+chosen by trial on the first call.)
 
 The mixer's kernels hold a sample's tokens and a block of its channels on the chip. They pad the tokens to
 a power of two plus a smaller one (81 and 96 to 64 + 32, 97 to 128), up to 128; above, `plain` computes.
