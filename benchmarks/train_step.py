@@ -29,7 +29,7 @@ from flops import matmul_peak, seconds, step_flops, synchronize
 from torch import Tensor
 
 from trm import rng
-from trm.config import MazeConfig, RunConfig, load_recipe, parse
+from trm.config import RunConfig, load_recipe, parse
 from trm.data.batches import labels
 from trm.models import Problem, build
 from trm.optim import Ema, Optimizer
@@ -66,13 +66,12 @@ def cases() -> list[Case]:
         config = load_recipe(recipe)
         return config.model_copy(update={"model": config.model.model_copy(update=model)})
 
-    maze = changed("sudoku-paper-attention", n=4).model_copy(update={"task": MazeConfig()})
     return [
         Case("paper-97", changed("sudoku-paper"), 768),
         Case("paper-81", changed("sudoku-paper", prefix=0, puzzle_width=0), 768),
         Case("fast-82", changed("sudoku-fast"), 384),
         Case("attention-97", changed("sudoku-paper-attention"), 768),
-        Case("maze-916", maze, 128),
+        Case("maze-916", changed("maze-paper"), 128),
         Case("mini", changed("mini"), 64),
     ]
 

@@ -292,6 +292,13 @@ def test_a_checkpoint_that_is_no_plain_tensors_is_refused(reference: Path, tmp_p
     assert not (tmp_path / "exploded").exists()
 
 
+def test_weights_for_use_do_not_ask_for_the_machine_they_were_trained_on(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    train(config(model={"compile": "block"}), tmp_path / "run", stop_after=1)
+    saved = json.loads((tmp_path / "run" / "last" / "config.json").read_text())
+    assert saved["model"]["compile"] == "none" and saved["about"]["recipe"]["model"]["compile"] == "block"
+
+
 def test_tiny_learns(tmp_path: Path):
     """The recipe for tests reaches on unseen classes what no untrained or memorising model could."""
     recipe = trm.load_recipe("tiny")

@@ -219,7 +219,8 @@ class _Run:
             about["validation"] = _summary(report)
         config = pretrained.PretrainedConfig(
             task=self.config.task,
-            model=self.config.model,
+            # How this machine computes is no property of the weights.
+            model=self.config.model.model_copy(update={"compile": "none", "kernels": "torch"}),
             puzzles=self.problem.puzzles,
             puzzle_ids=self.data.variants.digest() if self.data.variants else "",
             steps=self.config.supervision.steps,
@@ -236,7 +237,7 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint, and the newest weights for use; weights that are not finite are refused."""
         state = self._state()
-        if not all(w.isfinite().all() for w in (state["model"] | state["ema"]).values()):
+        if not all(w.isfinite().all() for w in (*state["model"].values(), *state["ema"].values())):
             raise self._not_finite()
         checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.train.keep)
         self.saved = self.step
