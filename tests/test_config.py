@@ -215,9 +215,16 @@ def test_option_names_are_dotted_and_every_option_is_documented():
         (Effort, {"steps": 0}, "greater than 0"),
         (ModelConfig, {"answer_layers": 2}, "needs a network for y"),
         (ModelConfig, {"kind": "hrm", "separate_networks": True}, "ablations of kind trm"),
+        (ModelConfig, {"kind": "transformer", "compile": "cycle"}, "no cycle"),
+        (ModelConfig, {"kernels": "triton", "dtype": "float64"}, "not in float64"),
         (SupervisionConfig, {"act": False, "continue_loss": True}, "part of act"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(kind, values, message):
     with pytest.raises(UserError, match=message):
         parse(kind, values, "test")
+
+
+@pytest.mark.parametrize(("written", "meant"), [(True, "block"), (False, "none"), ("cycle", "cycle")])
+def test_compile_reads_what_earlier_versions_wrote(written, meant):
+    assert parse(ModelConfig, {"compile": written}, "test").compile == meant

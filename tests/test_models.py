@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from trm.config import ModelConfig
+from trm.kernels.plain import rms_norm
 from trm.models import Problem, RecursiveModel, State, build
-from trm.models.layers import Attention, Block, GatedUnit, Rope, rms_norm, trunc_normal_
+from trm.models.layers import Attention, Block, GatedUnit, Rope, trunc_normal_
 
 PROBLEM = Problem(vocab_size=7, length=6, puzzles=4)
 SMALL = {"width": 16, "heads": 2, "layers": 2, "T": 2, "n": 2, "expansion": 2, "dtype": "float64"}
@@ -447,16 +448,44 @@ def test_learned_positions_and_the_mixer_know_the_order(options: dict):
     test_attention_without_positions_is_permutation_equivariant(options, False)
 
 
-# Compiled blocks
+# Compiled blocks and cycles
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_compiled_blocks_compute_the_same():
     options = {"layers": 1, "T": 1, "n": 1, "mixing": "mixer", "dtype": "float32"}
-    eager, compiled = make(options), make(options | {"compile": True})
+    eager, compiled = make(options), make(options | {"compile": "block"})
     assert eager.state_dict().keys() == compiled.state_dict().keys()
     with torch.no_grad():
         (a, out_a), (b, out_b) = first_step(eager), first_step(compiled)
     torch.testing.assert_close(b.y_BSD, a.y_BSD)
     torch.testing.assert_close(out_b.logits_BLV, out_a.logits_BLV, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")  # of torch's compiler
+@pytest.mark.parametrize("options", [{"n": 3}, {"kind": "hrm", "n": 3}], ids=["trm", "hrm"])
+def test_compiled_cycles_are_few_graphs_and_compute_the_same(options: dict, monkeypatch):
+    """Three cycles of a TRM are two graphs, with and without gradient; HRM has a third for what lies between.
+
+    Traced only: what is made of a graph is torch's affair.
+    """
+    options |= {"T": 3, "layers": 1, "dtype": "float32"}
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend=count, fullgraph=True))
+    eager, compiled = make(options), make(options | {"compile": "cycle"})
+    assert eager.state_dict().keys() == compiled.state_dict().keys()
+    start = State(*(each.clone() for each in eager.initial_state(3)))  # in memory as all later states are
+    (_, a), (_, b) = (model.step(start, model.encode(*puzzles())) for model in (eager, compiled))
+    assert len(graphs) == (3 if "kind" in options else 2)
+    torch.testing.assert_close(b.logits_BLV, a.logits_BLV, rtol=1e-5, atol=1e-5)
+    ours, plain = gradients(compiled, b.logits_BLV), gradients(eager, a.logits_BLV)
+    assert ours.keys() == plain.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5)

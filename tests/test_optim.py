@@ -1,5 +1,6 @@
 """Optimizers, schedule and average against their formulas in numpy, and sparse updates worked by hand."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from trm.config import EmaConfig, ModelConfig, OptimizerConfig
 from trm.models import Problem, RecursiveModel, build
@@ -14,6 +16,7 @@ from trm.models.embedding import PuzzleEmbedding
 from trm.optim import (
     AdamATan2,
     Ema,
+    Muon,
     Optimizer,
     SignSgd,
     learning_rate_factor,
@@ -170,6 +173,49 @@ def test_every_option_reaches_its_optimizer():
     (atan2,) = torch_optimizers(config.model_copy(update={"name": "adam_atan2"}), make())
     group = atan2.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["betas"]) == (0.1, 0.2, (0.3, 0.4))
+
+
+@pytest.mark.parametrize("shape", [(48, 12), (12, 48), (16, 16)], ids=["tall", "wide", "square"])
+def test_muon_with_its_rate_on_the_device_equals_torchs(shape: tuple[int, int]):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(4, *shape)
+    ends = []
+    for rate in (0.02, torch.tensor(0.02)):
+        p = nn.Parameter(start.clone())
+        optimizer = Muon([p], weight_decay=0.1, momentum=0.6, ns_steps=3, adjust_lr_fn="original", lr=0.02)
+        optimizer.param_groups[0]["lr"] = rate
+        for p.grad in gradients:
+            optimizer.step()
+        ends.append((p.detach(), optimizer.state[p]["momentum_buffer"]))
+    for ours, torchs in zip(*reversed(ends), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_on_the_device_is_saved_and_loaded(name: str):
+    """Through the functions that checkpoints use; the learning rates stay the tensors that a graph reads."""
+    model = make(**PUZZLE)
+    config = OptimizerConfig(name=name, lr=0.1, warmup=0)
+    ends = []
+    for interrupted in (False, True):
+        model = make(**PUZZLE)
+        optimizer = Optimizer(config, model, 10, capturable=True)
+        for step in range(4):
+            if interrupted and step == 2:
+                saved = [get_optimizer_state_dict(model, each) for each in optimizer.optimizers]
+                saved = copy.deepcopy(saved)
+                optimizer = Optimizer(config, model, 10, capturable=True)
+                for each, state in zip(optimizer.optimizers, saved, strict=True):
+                    groups = get_optimizer_state_dict(model, each)["param_groups"]
+                    set_optimizer_state_dict(model, each, {"state": state["state"], "param_groups": groups})
+            backward(model)
+            optimizer.step(step)
+        rates = [g["lr"] for each in optimizer.optimizers for g in each.param_groups]
+        before = [rate.data_ptr() for rate in rates]
+        optimizer.schedule(3)
+        assert before == [g["lr"].data_ptr() for each in optimizer.optimizers for g in each.param_groups]
+        ends.append({n: w.clone() for n, w in model.state_dict().items()})
+    assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
 
 
 @pytest.mark.parametrize("shape", [(8, 2), (2, 8)])

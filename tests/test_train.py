@@ -21,7 +21,7 @@ import trm
 from trm import checkpoint
 from trm.config import RunConfig, dump_config, parse
 from trm.errors import UserError
-from trm.optim import Optimizer
+from trm.step import TrainingStep
 from trm.train import train
 
 SMALL = {
@@ -260,14 +260,14 @@ def test_weights_for_use_catch_up_with_the_checkpoint(reference: Path, tmp_path:
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch):
     """The loss of a step is taken before its update: it says nothing of the weights after it."""
-    step = Optimizer.step
+    step = TrainingStep.__call__
 
     def poison(self, number: int) -> None:
         step(self, number)
         if number == 6:
-            self.parameters[0].data[0] = torch.nan
+            self.optimizer.parameters[0].data[0] = torch.nan
 
-    monkeypatch.setattr(Optimizer, "step", poison)
+    monkeypatch.setattr(TrainingStep, "__call__", poison)
     with pytest.raises(UserError, match=r"not finite at step 7; the last good checkpoint is step 6"):
         train(config(train={"checkpoint_every": 1, "keep": 1, "eval_every": 14}), tmp_path / "run")
     assert checkpoint.steps_saved(tmp_path / "run" / "checkpoints") == [6]
@@ -290,6 +290,13 @@ def test_a_checkpoint_that_is_no_plain_tensors_is_refused(reference: Path, tmp_p
     with pytest.raises(UserError, match=r"holds more than tensors and was not loaded.*system"):
         train(None, folder)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_weights_for_use_do_not_ask_for_the_machine_they_were_trained_on(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    train(config(model={"compile": "block"}), tmp_path / "run", stop_after=1)
+    saved = json.loads((tmp_path / "run" / "last" / "config.json").read_text())
+    assert saved["model"]["compile"] == "none" and saved["about"]["recipe"]["model"]["compile"] == "block"
 
 
 def test_tiny_learns(tmp_path: Path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trm.errors import UserError
 
@@ -62,8 +62,17 @@ class ModelConfig(Config):
     """Ablation: no z; one latent is both the answer and the reasoning."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Precision of the forward pass (float64 is for measuring rounding); weights stay float32."""
-    compile: bool = False
-    """Compile each block (not the recursion) with torch.compile."""
+    compile: Literal["none", "block", "cycle"] = "none"
+    """What torch.compile makes one piece of: a block (quick to compile), or a cycle of n + 1 updates
+    (fewer passes over memory, on a GPU)."""
+    kernels: Literal["torch", "triton"] = "torch"
+    """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        """Configurations written by earlier versions say true or false."""
+        return {True: "block", False: "none"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -83,6 +92,10 @@ class ModelConfig(Config):
             raise ValueError("single_latent leaves nothing for separate_networks to update")
         if self.answer_layers and self.kind != "hrm" and not self.separate_networks:
             raise ValueError("answer_layers needs a network for y: kind hrm, or separate_networks")
+        if self.kind == "transformer" and self.compile == "cycle":
+            raise ValueError("a transformer has no cycle: set compile to block")
+        if self.kernels == "triton" and self.dtype == "float64":
+            raise ValueError("kernels: triton computes in float32 or bfloat16, not in float64")
         return self
 
 
@@ -318,6 +331,8 @@ class TrainConfig(Config):
     """Steps between two checkpoints."""
     keep: int = Field(2, gt=0)
     """Checkpoints kept."""
+    cuda_graph: bool = False
+    """Record a whole optimizer step as a CUDA graph and replay it, so that a GPU never waits for Python."""
 
 
 class RunConfig(Config):

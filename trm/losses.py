@@ -38,9 +38,9 @@ def stablemax_cross_entropy(logits_BLV: Tensor, labels_BL: Tensor, dtype: torch.
     # The branch not taken must stay finite too, or its gradient is 0 * inf: no 1 / (1 - x) at x = 1.
     s_BLV = torch.where(x_BLV < 0, 1 / (1 + x_BLV.abs()), x_BLV + 1)
     valid_BL = labels_BL != IGNORE
-    target_BL1 = torch.where(valid_BL, labels_BL, 0).unsqueeze(-1)
+    target_BL1 = labels_BL.masked_fill(~valid_BL, 0).unsqueeze(-1)
     log_p_BL = s_BLV.gather(-1, target_BL1).squeeze(-1).log() - s_BLV.sum(-1).log()
-    return torch.where(valid_BL, -log_p_BL, 0)
+    return (-log_p_BL).masked_fill(~valid_BL, 0)
 
 
 def softmax_cross_entropy(logits_BLV: Tensor, labels_BL: Tensor, smoothing: float) -> Tensor:

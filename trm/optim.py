@@ -3,6 +3,10 @@
 One `Optimizer` serves every recipe: it holds the torch optimizers of the parameter groups, sets their
 learning rates from the schedule, and steps them together. All counters are tensors, so that a saved
 state is complete.
+
+What a step needs from the host (learning rates, the weight of the average) is set by `schedule`; `apply`
+does the work. With `capturable`, all of it is kept in tensors on the device that stay where they are, so
+that a CUDA graph may record `apply` once and replay it.
 """
 
 import math
@@ -12,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trm.config import EmaConfig, OptimizerConfig
 from trm.models.embedding import PuzzleEmbedding
@@ -35,8 +38,10 @@ class AdamATan2(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
+        capturable: bool = False,
     ):
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "capturable": capturable}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -48,21 +53,74 @@ class AdamATan2(torch.optim.Optimizer):
                 if p.grad is not None:
                     self._update(p, **group)
 
-    def _update(self, p: Tensor, lr: float, betas: tuple[float, float], weight_decay: float, **_: Any):
+    def _update(
+        self,
+        p: Tensor,
+        lr: float | Tensor,
+        betas: tuple[float, float],
+        weight_decay: float,
+        capturable: bool,
+        **_: Any,
+    ) -> None:
         state = self.state[p]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            # A counter on the CPU is read without waiting for the device, but a graph would not count.
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if capturable else "cpu")
             state["exp_avg"] = torch.zeros_like(p)
             state["exp_avg_sq"] = torch.zeros_like(p)
         beta1, beta2 = betas
         m, v = state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
-        t = state["step"].item()
+        t = state["step"] if capturable else state["step"].item()
         m.lerp_(p.grad, 1 - beta1)
         v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-        denominator = v.sqrt().div_(math.sqrt(1 - beta2**t))
+        update = torch.atan2(m, v.sqrt().div_((1 - beta2**t) ** 0.5))
+        rate = lr / (1 - beta1**t)
         p.mul_(1 - lr * weight_decay)
-        p.sub_(torch.atan2(m, denominator), alpha=lr / (1 - beta1**t))
+        if isinstance(rate, Tensor):
+            p.addcmul_(update, rate, value=-1)
+        else:
+            p.sub_(update, alpha=rate)
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon (Jordan et al., 2024), whose learning rate may be a tensor that is never read back."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update every matrix that has a gradient."""
+        if not any(isinstance(group["lr"], Tensor) for group in self.param_groups):
+            return super().step(closure)
+        if closure is not None:
+            raise ValueError("Muon takes no closure with a learning rate on the device")
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, p.grad, group)
+        return None
+
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        momentum = gradient.lerp(state["momentum_buffer"], group["momentum"])
+        update = newton_schulz(momentum, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.addcmul_(update, group["lr"] * math.sqrt(max(1, p.shape[0] / p.shape[1])), value=-1)
+
+
+def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Bring all singular values near 1, in bfloat16: X = a X + (b X X^T + c (X X^T)^2) X, `steps` times."""
+    a, b, c = coefficients
+    x = matrix.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.mT if tall else x
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        square = x @ x.mT
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class SignSgd(torch.optim.Optimizer):
@@ -122,19 +180,22 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
 
 
-def torch_optimizers(config: OptimizerConfig, model: nn.Module) -> list[torch.optim.Optimizer]:
+def torch_optimizers(
+    config: OptimizerConfig, model: nn.Module, capturable: bool = False
+) -> list[torch.optim.Optimizer]:
     """The torch optimizers that share the model's parameters between them."""
     matrices, others = parameter_groups(model)
+    device = next(model.parameters()).device
     adam = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     optimizers: list[torch.optim.Optimizer] = []
     if config.only_puzzles:
         pass  # the network is frozen
     elif config.name == "adam_atan2":
-        optimizers.append(AdamATan2(matrices + others, **adam))
+        optimizers.append(AdamATan2(matrices + others, **adam, capturable=capturable))
     elif config.name == "adamw":
-        optimizers.append(torch.optim.AdamW(matrices + others, **adam))
+        optimizers.append(_adamw(matrices + others, capturable, device, adam))
     else:
-        muon = torch.optim.Muon(
+        muon = Muon(
             matrices,
             lr=config.muon_lr,
             weight_decay=config.muon_weight_decay,
@@ -143,7 +204,7 @@ def torch_optimizers(config: OptimizerConfig, model: nn.Module) -> list[torch.op
             ns_steps=config.muon_newton_schulz,
             adjust_lr_fn="original",
         )
-        optimizers += [muon, torch.optim.AdamW(others, **adam)]
+        optimizers += [muon, _adamw(others, capturable, device, adam)]
     optimizers += [
         SignSgd(module, config.puzzle_lr, config.puzzle_weight_decay)
         for module in model.modules()
@@ -152,24 +213,46 @@ def torch_optimizers(config: OptimizerConfig, model: nn.Module) -> list[torch.op
     return optimizers
 
 
+def _adamw(
+    parameters: list[nn.Parameter], capturable: bool, device: torch.device, options: dict[str, Any]
+) -> torch.optim.AdamW:
+    # The fused form is one kernel for all parameters, and on a CPU the only one that takes rates as tensors.
+    on_cuda = capturable and device.type == "cuda"
+    return torch.optim.AdamW(parameters, **options, fused=capturable or None, capturable=on_cuda)
+
+
 class Optimizer:
     """All optimizers of a model, stepped together under one schedule and one gradient clip."""
 
-    def __init__(self, config: OptimizerConfig, model: nn.Module, steps: int):
+    def __init__(self, config: OptimizerConfig, model: nn.Module, steps: int, capturable: bool = False):
         self.config = config
         self.steps = steps
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers = torch_optimizers(config, model)
+        self.optimizers = torch_optimizers(config, model, capturable)
         self._peaks = [[g["lr"] for g in each.param_groups] for each in self.optimizers]
+        self._rates: list[list[Tensor]] | None = None
+        if capturable:
+            device = next(model.parameters()).device
+            self._rates = [[torch.tensor(p, device=device) for p in peaks] for peaks in self._peaks]
 
     def step(self, step: int) -> None:
         """Clip the gradient, apply one update at the learning rate of `step`, and clear the gradient."""
+        self.schedule(step)
+        self.apply()
+
+    def schedule(self, step: int) -> None:
+        """Set the learning rates of `step`."""
+        factor = learning_rate_factor(self.config, step, self.steps)
+        for i, (each, peaks) in enumerate(zip(self.optimizers, self._peaks, strict=True)):
+            for j, (group, peak) in enumerate(zip(each.param_groups, peaks, strict=True)):
+                rate = peak * factor
+                group["lr"] = rate if self._rates is None else self._rates[i][j].fill_(rate)
+
+    def apply(self) -> None:
+        """Clip the gradient, apply one update, and clear the gradient."""
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        factor = learning_rate_factor(self.config, step, self.steps)
-        for each, peaks in zip(self.optimizers, self._peaks, strict=True):
-            for group, peak in zip(each.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
+        for each in self.optimizers:
             each.step()
             each.zero_grad()
 
@@ -182,23 +265,34 @@ class Ema:
     serve both.
     """
 
-    def __init__(self, config: EmaConfig, model: nn.Module):
+    def __init__(self, config: EmaConfig, model: nn.Module, capturable: bool = False):
         self.config = config
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.averages = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self._average = get_ema_multi_avg_fn(config.decay)
+        device = next(model.parameters()).device
+        self._weight: float | Tensor = torch.ones((), device=device) if capturable else 1.0
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the weights after the optimizer step number `step` (from 0)."""
+        self.schedule(step)
+        self.apply()
+
+    def schedule(self, step: int) -> None:
+        """Set the weight of the next weights in the average: 1 until the start."""
+        weight = 1.0 if step < self.config.start else 1 - self.config.decay
+        self._weight = self._weight.fill_(weight) if isinstance(self._weight, Tensor) else weight
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Follow the weights."""
         if not self.averages:  # the network is frozen
             return
         averages: list[Tensor] = list(self.averages.values())
         parameters: list[Tensor] = list(self.parameters.values())
-        if step < self.config.start:
-            torch._foreach_copy_(averages, parameters)
-        else:
-            self._average(averages, parameters, step)
+        weight = self._weight
+        torch._foreach_lerp_(
+            averages, parameters, [weight] * len(averages) if isinstance(weight, Tensor) else weight
+        )
 
     @contextmanager
     def applied(self) -> Generator[None]:

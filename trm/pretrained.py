@@ -109,7 +109,7 @@ def load(
 
     folder = _locate(str(name))
     config = _read_config(folder)
-    changes = ({"dtype": dtype} if dtype else {}) | ({"compile": True} if compiled else {})
+    changes = ({"dtype": dtype} if dtype else {}) | ({"compile": "block"} if compiled else {})
     model_config = parse(ModelConfig, config.model.model_dump() | changes, "model")
     if device == "mps" and model_config.dtype == "float64":
         raise UserError("this device has no float64: use dtype float32")

@@ -69,7 +69,7 @@ def refill(model: RecursiveModel, slots: Slots, offered: Batch) -> Slots:
             )
         ),
         state=model.initial_state(len(free_B)).where(free_B, slots.state),
-        steps_B=torch.where(free_B, 0, slots.steps_B),
+        steps_B=slots.steps_B.masked_fill(free_B, 0),
         halted_B=torch.zeros_like(free_B),
     )
 
@@ -109,4 +109,4 @@ def _minimum_steps(config: SupervisionConfig, key: Tensor, size: int) -> Tensor:
     """Steps that each row must reach before it may halt: random in 2..N_sup when exploring, else 0."""
     row_B = rng.fold(key, torch.arange(size, device=key.device))
     explores_B = rng.uniform(row_B, 1).squeeze(-1) < config.exploration
-    return torch.where(explores_B, rng.randint(rng.fold(row_B, 1), 2, config.steps + 1), 0)
+    return rng.randint(rng.fold(row_B, 1), 2, config.steps + 1).masked_fill(~explores_B, 0)

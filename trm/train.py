@@ -28,11 +28,10 @@ from typing import Any, cast
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import trm
-from trm import checkpoint, pretrained, rng
+from trm import checkpoint, pretrained
 from trm.config import RunConfig, dump_config, load_config
 from trm.data import sources
 from trm.data.batches import Batches
@@ -40,11 +39,11 @@ from trm.data.sources import TrainingData
 from trm.errors import UserError
 from trm.evaluate import Report, evaluate
 from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
-from trm.losses import step_loss
 from trm.models import Problem, RecursiveModel, State, build
 from trm.optim import Ema, Optimizer
 from trm.solver import pick_device
-from trm.supervision import Batch, Slots, empty_slots, supervise
+from trm.step import TrainingStep
+from trm.supervision import Batch, Slots
 from trm.tasks import Task, build_task
 from trm.terminal import bar
 
@@ -126,7 +125,7 @@ def _loop(
             if saving:
                 run.save()
     if run.step != run.saved:  # the end, wherever it came
-        if run.meters:
+        if run.training_step.steps_since_reading:
             metrics.write("train", run.step, run.read_meters())
         run.save()
 
@@ -157,36 +156,34 @@ class _Run:
         self.model = cast(RecursiveModel, self.fabric.setup_module(model))  # the same, wrapped
         self.module.train()
         self.device = self.fabric.device
-        self.optimizer = Optimizer(config.optimizer, model, config.train.steps)
-        self.ema = Ema(config.ema, model) if config.ema.decay else None
-        self.batches = Batches(data.train, config.train.batch, data.augment(self.device), self.device)
-        self.slots = empty_slots(model, self.batches.batch(config.seed, 0, self.fabric.global_rank))
-        self.meters: dict[str, Tensor] = {}
+        graph, rank = config.train.cuda_graph, self.fabric.global_rank
+        if graph and self.device.type != "cuda":
+            raise UserError(f"train.cuda_graph needs a CUDA device, not {self.device.type}")
+        self.optimizer = Optimizer(config.optimizer, model, config.train.steps, capturable=graph)
+        self.ema = Ema(config.ema, model, capturable=graph) if config.ema.decay else None
+        batches = Batches(data.train, config.train.batch, data.augment(self.device), self.device)
+        self.training_step = TrainingStep(
+            config,
+            self.model,
+            self.optimizer,
+            self.ema,
+            draw=lambda number: batches.batch(config.seed, number, rank),
+            backward=self.fabric.backward,
+            rank=rank,
+            graph=graph,
+        )
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
         self._seconds_before, self._start = 0.0, time.perf_counter()
 
     def one_step(self) -> None:
         """One supervision step of the batch in flight, which is one optimizer step."""
-        config = self.config
-        offered = self.batches.batch(config.seed, self.step, self.fabric.global_rank)
-        key = rng.fold(rng.fold(rng.stream("explore", self.device), config.seed), self.step)
-        key = rng.fold(key, self.fabric.global_rank)
-        step = supervise(self.model, self.slots, offered, config.supervision, key)
-        loss, sums = step_loss(config.loss, step)
-        # The mean over processes of loss / local batch is the sum over all rows / global batch.
-        self.fabric.backward(loss.total / config.train.batch)
-        self.optimizer.step(self.step)
-        if self.ema is not None:
-            self.ema.update(self.step)
-        self.slots = step.slots
-        self.meters = {name: self.meters.get(name, 0) + value for name, value in sums.items()}
+        self.training_step(self.step)
         self.step += 1
 
     def read_meters(self) -> dict[str, float]:
         """Means since the last reading, which they end; a loss that is not finite is a UserError."""
-        sums = {name: value.item() for name, value in self.meters.items()}
-        self.meters = {}
+        sums = self.training_step.read()
         rows, halted = sums.pop("rows"), sums.pop("count")
         losses = {name: value / rows for name, value in sums.items() if name.endswith("loss")}
         if not math.isfinite(losses["loss"]):
@@ -222,7 +219,8 @@ class _Run:
             about["validation"] = _summary(report)
         config = pretrained.PretrainedConfig(
             task=self.config.task,
-            model=self.config.model,
+            # How this machine computes is no property of the weights.
+            model=self.config.model.model_copy(update={"compile": "none", "kernels": "torch"}),
             puzzles=self.problem.puzzles,
             puzzle_ids=self.data.variants.digest() if self.data.variants else "",
             steps=self.config.supervision.steps,
@@ -239,7 +237,7 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint, and the newest weights for use; weights that are not finite are refused."""
         state = self._state()
-        if not all(w.isfinite().all() for w in (state["model"] | state["ema"]).values()):
+        if not all(w.isfinite().all() for w in (*state["model"].values(), *state["ema"].values())):
             raise self._not_finite()
         checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.train.keep)
         self.saved = self.step
@@ -258,11 +256,13 @@ class _Run:
             groups = get_optimizer_state_dict(self.module, each)["param_groups"]
             set_optimizer_state_dict(self.module, each, {"state": saved, "param_groups": groups})
         slots = state["slots"]
-        self.slots = Slots(
-            Batch(*(slots[name] for name in Batch._fields)),
-            State(*(slots[name] for name in State._fields)),
-            slots["steps"],
-            slots["halted"],
+        self.training_step.load(
+            Slots(
+                Batch(*(slots[name] for name in Batch._fields)),
+                State(*(slots[name] for name in State._fields)),
+                slots["steps"],
+                slots["halted"],
+            )
         )
         self.best = tuple(state["counters"]["best"].tolist())
         self._seconds_before = state["counters"]["seconds"].item()
@@ -276,7 +276,7 @@ class _Run:
         Learning rates and the like are left out: they follow from the configuration and the step. The
         meters are left out, as a checkpoint is written right after they are read.
         """
-        slots = self.slots
+        slots = self.training_step.slots
         return {
             "model": self.module.state_dict(),
             "ema": self.ema.averages if self.ema else {},

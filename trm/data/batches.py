@@ -29,8 +29,11 @@ class Batches:
         self.tokens_NL = torch.from_numpy(puzzles.tokens_NL).to(device)
         self.answers_NL = torch.from_numpy(puzzles.answers_NL).to(device)
 
-    def batch(self, seed: int, step: int, rank: int = 0) -> Batch:
-        """The batch offered at `step` to process `rank`: uniform draws, each augmented in its own way."""
+    def batch(self, seed: int, step: int | Tensor, rank: int = 0) -> Batch:
+        """The batch offered at `step` to process `rank`: uniform draws, each augmented in its own way.
+
+        The step may be an int64 scalar on the device, as a recorded graph needs it.
+        """
         key = rng.stream("batch", self.tokens_NL.device)
         for part in (seed, step, rank):
             key = rng.fold(key, part)
@@ -62,4 +65,4 @@ def random_symmetry(puzzles: Puzzles, task: Task, device: torch.device | str) ->
 
 def labels(answers_BL: Tensor) -> Tensor:
     """Labels of answers: padding (token 0) is ignored by the loss."""
-    return torch.where(answers_BL == 0, IGNORE, answers_BL)
+    return answers_BL.masked_fill(answers_BL == 0, IGNORE)

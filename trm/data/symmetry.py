@@ -29,12 +29,13 @@ class Symmetry(NamedTuple):
         return Symmetry(self.cells_BL.argsort(dim=1), self.symbols_BV.argsort(dim=1))
 
 
-def dihedral_cells(height: int, width: int) -> Tensor:
+def dihedral_cells(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Rotations and reflections that keep a rectangle's shape: 8 of a square, else 4; int64 [G, L].
 
     Row 0 is the identity. out[i] = in[cells[i]], as in `Symmetry`.
     """
-    cells_HW = torch.arange(height * width).view(height, width)
+    # Made on the device: a copy to it would make every training step wait.
+    cells_HW = torch.arange(height * width, device=device).view(height, width)
     turns = range(4) if height == width else (0, 2)
     turned = [cells_HW.rot90(turn) for turn in turns]
     return torch.stack([image.flatten() for each in turned for image in (each, each.flip(1))])

@@ -13,13 +13,12 @@ Shapes: B batch, S tokens (prefix and puzzle), D width, H heads, K head width, I
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPS = 1e-5
+from trm.kernels import Gate, Kernels, plain
 
 
 def trunc_normal_(tensor: Tensor, std: float) -> Tensor:
@@ -28,11 +27,6 @@ def trunc_normal_(tensor: Tensor, std: float) -> Tensor:
     cut = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
     wide = std / math.sqrt(cut)
     return nn.init.trunc_normal_(tensor, std=wide, a=-2 * wide, b=2 * wide)
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    """Root-mean-square norm over the last dimension, without weight."""
-    return F.rms_norm(x, x.shape[-1:], eps=EPS)
 
 
 class Linear(nn.Linear):
@@ -85,41 +79,38 @@ class Attention(nn.Module):
 
 
 class GatedUnit(nn.Module):
-    """Gated linear unit over the last dimension.
+    """Gated linear unit over the last dimension: see `kernels.plain.gated`.
 
-    swiglu: down(silu(g) * u) (Shazeer, arXiv 2002.05202).
-    normed: down(sigmoid(g) * rmsnorm(g * u)): the same product, bounded, as Muon's large steps need.
+    In a block its weights go to the kernel that also adds the residual and norms.
     """
 
-    def __init__(self, width: int, expansion: float, gate: Literal["swiglu", "normed"]):
+    def __init__(self, width: int, expansion: float, gate: Gate):
         super().__init__()
         inner = math.ceil(round(expansion * width * 2 / 3) / 256) * 256
-        self.gate = gate
+        self.gate: Gate = gate
         self.up = Linear(width, 2 * inner, bias=False)
         self.down = Linear(inner, width, bias=False)
 
     def forward(self, h: Tensor) -> Tensor:
-        g, u = self.up(h).chunk(2, dim=-1)
-        if self.gate == "normed":
-            return self.down(torch.sigmoid(g) * rms_norm(g * u))
-        return self.down(F.silu(g) * u)
+        return plain.gated(h, self.up.weight, self.down.weight, self.gate)
 
 
 class Block(nn.Module):
     """Token mixing, then the gated unit over channels, each followed by its norm."""
 
-    def __init__(self, width: int, expansion: float, gate: Literal["swiglu", "normed"], mix: nn.Module):
+    def __init__(self, width: int, expansion: float, gate: Gate, mix: nn.Module, kernels: Kernels):
         super().__init__()
         self.mix = mix
         self.mlp = GatedUnit(width, expansion, gate)
+        self.kernels = kernels
 
     def forward(self, h_BSD: Tensor) -> Tensor:
-        if isinstance(self.mix, GatedUnit):
-            h_BDS = h_BSD.transpose(1, 2)
-            h_BSD = rms_norm(h_BDS + self.mix(h_BDS)).transpose(1, 2)
+        mix, mlp = self.mix, self.mlp
+        if isinstance(mix, GatedUnit):
+            h_BSD = self.kernels.mix_tokens(h_BSD, mix.up.weight, mix.down.weight, mix.gate)
         else:
-            h_BSD = rms_norm(h_BSD + self.mix(h_BSD))
-        return rms_norm(h_BSD + self.mlp(h_BSD))
+            h_BSD = self.kernels.add_rms_norm(h_BSD, mix(h_BSD))
+        return self.kernels.mix_channels(h_BSD, mlp.up.weight, mlp.down.weight, mlp.gate)
 
 
 class Network(nn.Module):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trm import kernels
 from trm.config import ModelConfig
 from trm.models.embedding import InputEmbedding
 from trm.models.layers import Attention, Block, GatedUnit, Linear, Network, Rope, trunc_normal_
@@ -91,11 +92,13 @@ class RecursiveModel(nn.Module, ABC):
 
         def block() -> Block:
             if c.mixing == "mixer":
-                return Block(c.width, c.expansion, c.gate, GatedUnit(self.seq_len, c.expansion, c.gate))
-            return Block(c.width, c.expansion, c.gate, Attention(c.width, c.heads, self.rope))
+                mix = GatedUnit(self.seq_len, c.expansion, c.gate)
+            else:
+                mix = Attention(c.width, c.heads, self.rope)
+            return Block(c.width, c.expansion, c.gate, mix, kernels.choose(c.kernels))
 
         network = Network([block() for _ in range(layers)])
-        if c.compile:
+        if c.compile == "block":
             for each in network.blocks:
                 each.compile()
         return network
@@ -128,6 +131,13 @@ class RecursiveModel(nn.Module, ABC):
 class LatentRecursion(RecursiveModel):
     """T cycles of n latent updates and one answer update; gradient through the last `graded` only."""
 
+    def __init__(self, config: ModelConfig, problem: Problem):
+        super().__init__(config, problem)
+        # The same graph serves all cycles (one with gradient, one without), so it is compiled once.
+        compiled = config.compile == "cycle"
+        self._cycle = torch.compile(self.cycle) if compiled else self.cycle
+        self._latents = torch.compile(self.latents) if compiled else self.latents
+
     @property
     @abstractmethod
     def graded(self) -> int:
@@ -144,13 +154,17 @@ class LatentRecursion(RecursiveModel):
     def refine(self, state: State, x_BSD: Tensor) -> State:
         with torch.no_grad():
             for _ in range(self.config.T - 1):
-                state = self.cycle(state, x_BSD, self.config.n)
-            for _ in range(self.config.n - self.graded):
-                state = self.update_latent(state, x_BSD)
-        return self.cycle(state, x_BSD, self.graded)
+                state = self._cycle(state, x_BSD, self.config.n)
+            if self.graded < self.config.n:
+                state = self._latents(state, x_BSD, self.config.n - self.graded)
+        return self._cycle(state, x_BSD, self.graded)
 
     def cycle(self, state: State, x_BSD: Tensor, updates: int) -> State:
         """Latent updates, then one answer update."""
+        return self.update_answer(self.latents(state, x_BSD, updates))
+
+    def latents(self, state: State, x_BSD: Tensor, updates: int) -> State:
+        """Latent updates alone."""
         for _ in range(updates):
             state = self.update_latent(state, x_BSD)
-        return self.update_answer(state)
+        return state

@@ -76,6 +76,7 @@ class Grid(Task):
         self._token = {symbol: token for token, symbol in enumerate(config.symbols, 1)}
         self._spaced = any(len(symbol) > 1 for symbol in config.symbols)
         self._permute_P = sorted(self._token[symbol] for symbol in set(config.permute))
+        self._permute_on: dict[Any, Tensor] = {}  # by device
 
     def parse(self, text: str) -> np.ndarray:
         height, width = self.shape
@@ -152,12 +153,14 @@ class Grid(Task):
         from trm.data.symmetry import Symmetry, dihedral_cells
 
         batch, device = len(key_B), key_B.device
-        cells_GL = dihedral_cells(*self.shape).to(device)
+        cells_GL = dihedral_cells(*self.shape, device)
         if not self.config.dihedral:
             cells_GL = cells_GL[:1]
         cells_BL = cells_GL[rng.randint(rng.fold(key_B, 1), 0, len(cells_GL))]
         symbols_BV = torch.arange(self.vocab_size, device=device).repeat(batch, 1)
-        permute_P = torch.tensor(self._permute_P, dtype=torch.int64, device=device)
+        if device not in self._permute_on:  # copied there once: a copy in every step would make it wait
+            self._permute_on[device] = torch.tensor(self._permute_P, dtype=torch.int64, device=device)
+        permute_P = self._permute_on[device]
         symbols_BV[:, permute_P] = permute_P[rng.permutation(rng.fold(key_B, 2), len(permute_P))]
         return Symmetry(cells_BL, symbols_BV)
 

@@ -114,7 +114,7 @@ class Maze(Task):
         from trm import rng
         from trm.data.symmetry import Symmetry, dihedral_cells
 
-        cells_GL = dihedral_cells(*self.shape).to(key_B.device)
+        cells_GL = dihedral_cells(*self.shape, key_B.device)
         cells_BL = cells_GL[rng.randint(key_B, 0, len(cells_GL))]
         symbols_BV = torch.arange(self.vocab_size, device=key_B.device).expand(len(key_B), -1)
         return Symmetry(cells_BL, symbols_BV)

@@ -1,0 +1,172 @@
+"""The training step: against the loop written out, with its state on the device, and as a CUDA graph."""
+
+import pytest
+import torch
+from tiny import PUZZLES, TASK
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trm import rng
+from trm.config import RunConfig, parse
+from trm.data.batches import labels
+from trm.errors import UserError
+from trm.losses import step_loss
+from trm.models import Problem, RecursiveModel, build
+from trm.optim import Ema, Optimizer
+from trm.step import WARM_UP, TrainingStep
+from trm.supervision import Batch, empty_slots, supervise
+from trm.train import train
+
+SMALL = {
+    "seed": 3,
+    "model": {"width": 16, "heads": 2, "T": 2, "n": 1, "mixing": "mixer", "positions": "none"},
+    "supervision": {"steps": 3, "exploration": 0.5},
+    "optimizer": {"lr": 1e-3, "puzzle_lr": 1e-2, "warmup": 3, "clip": 1.0},
+    "ema": {"decay": 0.9, "start": 2},
+    "train": {"batch": 6, "steps": 9},
+}
+CHANGES = {
+    "atan2": {},
+    "adamw": {"optimizer": {"name": "adamw"}},
+    "muon": {"optimizer": {"name": "muon", "schedule": "cosine"}},
+    "puzzles": {"model": {"prefix": 2, "puzzle_width": 20}},
+    "hrm": {"model": {"kind": "hrm"}, "supervision": {"continue_loss": True}},
+    "softmax": {"loss": {"tokens": "softmax", "label_smoothing": 0.1}, "ema": {"decay": 0}},
+}
+every_change = pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def config(changes: dict) -> RunConfig:
+    return parse(RunConfig, SMALL | {k: SMALL.get(k, {}) | v for k, v in changes.items()}, "test")
+
+
+def make(settings: RunConfig, capturable: bool, device: str = "cpu"):
+    torch.manual_seed(settings.seed)
+    model = build(settings.model, Problem(TASK.vocab_size, TASK.length, 4)).to(device).train()
+    ema = Ema(settings.ema, model, capturable) if settings.ema.decay else None
+    return model, Optimizer(settings.optimizer, model, settings.train.steps, capturable), ema
+
+
+def drawing(settings: RunConfig, device: str = "cpu"):
+    """Batches by the number of the step: puzzles in a random order, under a random symmetry."""
+    tokens_NL = torch.stack([torch.from_numpy(TASK.parse(each)).long() for each in PUZZLES]).to(device)
+
+    def draw(number: int | Tensor) -> Batch:
+        key = rng.fold(rng.fold(rng.stream("batch", device), settings.seed), number)
+        row_B = rng.fold(key, torch.arange(settings.train.batch, device=device))
+        index_B = rng.randint(row_B, 0, len(tokens_NL))
+        tokens_BL = TASK.symmetry(row_B).apply(tokens_NL[index_B])
+        return Batch(tokens_BL, labels(tokens_BL.roll(1, 1)), index_B % 4)
+
+    return draw
+
+
+def run(settings: RunConfig, capturable: bool, graph: bool = False, device: str = "cpu"):
+    model, optimizer, ema = make(settings, capturable, device)
+    step = TrainingStep(settings, model, optimizer, ema, drawing(settings, device), graph=graph)
+    for number in range(settings.train.steps):
+        step(number)
+    return outcome(model, ema), step
+
+
+def outcome(model: RecursiveModel, ema: Ema | None) -> dict[str, Tensor]:
+    averages = {f"average of {n}": a for n, a in ema.averages.items()} if ema else {}
+    return {n: w.clone() for n, w in (model.state_dict() | averages).items()}
+
+
+@every_change
+def test_the_step_is_the_loop_written_out(changes: dict):
+    settings = config(changes)
+    model, optimizer, ema = make(settings, capturable=False)
+    draw = drawing(settings)
+    slots, sums = empty_slots(model, draw(0)), {}
+    for number in range(settings.train.steps):
+        key = rng.fold(rng.fold(rng.fold(rng.stream("explore"), settings.seed), number), 0)
+        taken = supervise(model, slots, draw(number), settings.supervision, key)
+        loss, values = step_loss(settings.loss, taken)
+        (loss.total / settings.train.batch).backward()
+        optimizer.step(number)
+        if ema is not None:
+            ema.update(number)
+        slots = taken.slots
+        sums = {name: sums.get(name, 0) + value for name, value in values.items()}
+    ours, step = run(settings, capturable=False)
+    plain = outcome(model, ema)
+    assert all(torch.equal(ours[name], value) for name, value in plain.items())
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            (*step.slots.batch, *step.slots.state, step.slots.steps_B, step.slots.halted_B),
+            (*slots.batch, *slots.state, slots.steps_B, slots.halted_B),
+            strict=True,
+        )
+    )
+    assert step.steps_since_reading == settings.train.steps
+    assert step.read() == {name: value.item() for name, value in sums.items()}
+    assert set(step.read().values()) == {0.0} and step.steps_since_reading == 0
+
+
+@every_change
+def test_state_on_the_device_gives_the_same_weights(changes: dict):
+    settings = config(changes)
+    plain, ours = run(settings, capturable=False)[0], run(settings, capturable=True)[0]
+    assert_close(ours, plain, settings)
+
+
+def assert_close(ours: dict[str, Tensor], plain: dict[str, Tensor], settings: RunConfig) -> None:
+    """To rounding; Muon orthogonalises in bfloat16, where a last bit may decide the next."""
+    atol = 1e-2 if settings.optimizer.name == "muon" else 1e-5
+    for name, value in plain.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class NothingIsReadBack(TorchDispatchMode):
+    """Refuses what makes the host wait for a device: reading a number, and shapes that depend on values."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "item")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name.removeprefix("_") not in [each.removeprefix("_") for each in self.WAITS], name
+        return func(*args, **(kwargs or {}))
+
+
+@every_change
+def test_nothing_is_read_back_within_a_step(changes: dict):
+    settings = config(changes)
+    _, step = run(settings, capturable=True)
+    with NothingIsReadBack():
+        step._run()
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            step.number.item()
+
+
+@cuda
+@every_change
+def test_a_cuda_graph_replays_the_step(changes: dict):
+    settings = config(changes)
+    plain = run(settings, capturable=True, device="cuda")[0]
+    replayed, step = run(settings, capturable=True, graph=True, device="cuda")
+    assert step._graph is not None and settings.train.steps > WARM_UP + 1
+    assert_close(replayed, plain, settings)
+
+
+@cuda
+@every_change
+def test_on_cuda_the_host_never_waits(changes: dict):
+    settings = config(changes)
+    _, step = run(settings, capturable=True, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_graph_needs_a_cuda_device(tmp_path):
+    settings = parse(RunConfig, {"task": {"name": "sudoku", "box_rows": 2, "box_cols": 2},
+        "data": {"generate_train": 4, "generate_validation": 2, "extra_clues": 4},
+        "train": {"cuda_graph": True}}, "test")  # fmt: skip
+    with pytest.raises(UserError, match=r"train\.cuda_graph needs a CUDA device, not cpu"):
+        train(settings, tmp_path / "run", device="cpu")
