@@ -224,10 +224,7 @@ def test_where_the_answer_is_unknown_the_question_tells(allow):
 
 def test_nothing_left_to_train_on_is_refused():
     with pytest.raises(UserError, match=r"nothing to train on|no pairs"):
-        prepare(
-            [ArcTask("copy", (image(D.test[0]),), (image(D.test[0], 1, 1),))],
-            [D._replace(train=(D.test[0],))],
-        )
+        prepare([ArcTask("copy", (image(D.test[0]),), (image(D.test[0], 1, 1),))], hold_out=1)
 
 
 def test_tasks_picks_in_its_order_and_complains():
