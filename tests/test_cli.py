@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -14,6 +15,7 @@ from tiny import ANSWER, PUZZLES
 from trm import cli
 from trm.commands import data, evaluate, info, solve, train
 from trm.config import SudokuConfig, load_recipe
+from trm.data import original
 from trm.data.puzzles import read_csv
 from trm.tasks.sudoku import Sudoku
 
@@ -301,6 +303,54 @@ def test_a_puzzle_may_be_drawn(capsys):
 
 
 # --- eval, data, info, train
+
+
+def test_eval_reads_an_original_folder(capsys):
+    code, _, err = run(capsys, "eval", "model", "--data", "good.csv", "--json")
+    assert (code, err) == (0, "")
+    original.write(Path("folder"), {"test": read_csv(Path("good.csv"), tiny.TASK)}, tiny.TASK)
+    code, out, err = run(capsys, "eval", "model", "--data", "folder/test", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["n"] == 8
+
+
+def test_a_maze_is_made_trained_on_measured_and_solved(capsys):
+    """All of a task but the learning: the grades, the drawing, the file of grids, the exact solver."""
+    size = ["--height", "4", "--width", "4", "--min-path", "5"]
+    code, out, _ = run(capsys, "data", "maze", *size, "--train=30", "--validation=8", "--test=4", "--out=mz")
+    assert code == 0
+    assert "mz/test.csv: 4 puzzles" in out
+    Path("maze.yaml").write_text(
+        "task: {name: maze, height: 4, width: 4}\n"
+        "data: {train: mz/train.csv, validation: mz/validation.csv, augment: false}\n"
+        "model: {width: 16, T: 1, n: 1, layers: 1, mixing: mixer, positions: none}\n"
+        "supervision: {steps: 2}\n"
+        "train: {batch: 4, steps: 2, eval_every: 2}\n"
+    )
+    assert run(capsys, "train", "maze.yaml", "--out", "run")[0] == 0
+    figures = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert {"valid", "shortest"} <= figures[-1].keys()
+    code, out, _ = run(capsys, "eval", "run", "--data", "mz/test.csv", "--all-steps")
+    assert code == 0
+    assert all(
+        f"{grade}, {way}" in out for grade in ("valid", "shortest") for way in ("stopping early", "all steps")
+    )
+    code, out, _ = run(capsys, "eval", "run", "--data", "mz/test.csv", "--json", "--rollouts", "2")
+    report = json.loads(out)["weights"]["ema"]
+    assert set(report["early_stop"]["grades"]) == set(report["effort"]["grades"]) == {"valid", "shortest"}
+    grid = "S..#\n.#..\n.#.#\n...G\n"
+    Path("grids.txt").write_text(f"{grid}\n{grid}")
+    code, out, _ = run(capsys, "solve", "--file", "grids.txt", "--model", "run", "--exact", "--json")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert (code, len(answers)) == (0, 2)
+    assert all(answer["verified"] for answer in answers)
+    assert answers[0]["answer"].count("o") == 5
+    code, out, _ = run(capsys, "solve", grid, "--model", "run", "--exact")
+    assert code == 0
+    assert "██" in out
+    code, _, err = run(capsys, "solve", "S..#\n.##.\n.#.#\n.#.G", "--model", "run")
+    assert code == 2
+    assert "no path joins S and G" in err
 
 
 def test_eval_json(capsys):

@@ -8,7 +8,7 @@ import pytest
 from tiny import ANSWER, PUZZLES, TASK
 
 from trm.config import DataConfig
-from trm.data import sources
+from trm.data import original, sources
 from trm.data.puzzles import Puzzles
 from trm.errors import UserError
 from trm.tasks.sudoku import Sudoku
@@ -55,6 +55,22 @@ def hub(tmp_path, monkeypatch):
 
 def test_a_local_name_is_a_path():
     assert sources.locate("data/train.csv") == Path("data/train.csv")
+
+
+def test_a_split_of_an_original_folder_is_read_like_a_file(tmp_path, file):
+    puzzles = sources.read(str(file), TASK)
+    original.write(tmp_path / "folder", {"train": puzzles.take(slice(5)), "test": puzzles}, TASK)
+    assert texts(sources.read(str(tmp_path / "folder" / "test"), TASK, 3)) == texts(puzzles)[:3]
+    config = DataConfig(train=str(tmp_path / "folder" / "train"), hold_out=2)
+    train, validation = prepare(config, tmp_path)
+    assert texts(train) + texts(validation) == texts(puzzles)[2:5] + texts(puzzles)[:2]
+    with pytest.raises(UserError, match="the splits test, train: name one, such as"):
+        sources.read(str(tmp_path / "folder"), TASK)
+
+
+def test_the_mazes_of_the_hub_are_pinned():
+    assert {"maze-hard/train", "maze-hard/test"} < set(sources.HUB_FILES)
+    assert all(len(f.sha256) == 64 and len(f.revision) == 40 for f in sources.HUB_FILES.values())
 
 
 def test_an_unknown_hub_name_lists_the_known():

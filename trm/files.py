@@ -31,12 +31,12 @@ def full_disk_is_a_user_error(what: str) -> Generator[None]:
         raise
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a text file as a whole: readers see the old or the new one, never a part."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file as a whole: readers see the old or the new one, never a part. Text becomes UTF-8."""
     draft = path.with_name(f".{path.name}.draft")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

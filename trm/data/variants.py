@@ -26,7 +26,6 @@ Shapes: N tasks, P puzzle ids, C = 10 colours, D draws, H height, W width.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +35,7 @@ import numpy as np
 
 from trm.data.arc import COLOURS, ArcTask
 from trm.errors import UserError
-from trm.files import full_disk_is_a_user_error
+from trm.files import full_disk_is_a_user_error, write_atomic
 
 DIHEDRAL = 8
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
@@ -103,7 +102,7 @@ class Variants:
         tables = {name: np.ascontiguousarray(getattr(self, name), kind) for name, kind in _TABLES.items()}
         with full_disk_is_a_user_error(f"{path} was not written"):
             # One key: the order of several is not fixed, and equal tables should give equal files.
-            _write_atomic(path, save(tables, {"names": json.dumps(self.names)}))
+            write_atomic(path, save(tables, {"names": json.dumps(self.names)}))
 
     @staticmethod
     def load(path: Path) -> "Variants":
@@ -247,16 +246,3 @@ def _well_formed(names: object, tables: dict[str, np.ndarray]) -> bool:
         and bool((np.sort(colours_PC, axis=1) == np.arange(COLOURS)).all())
         and bool((colours_PC[:, 0] == 0).all())
     )
-
-
-def _write_atomic(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
