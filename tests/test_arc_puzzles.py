@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_arc import SIDE, TASK, image, made, same, unanswered, write
+from tiny_arc import SIDE, TASK, grid, image, made, same, unanswered, write
 
 from trm.config import ArcConfig, DataConfig, parse
 from trm.data import arc_puzzles
@@ -422,3 +422,22 @@ def test_a_task_with_few_variants_keeps_itself_for_training():
     drawn_ids = Counter(number for number, _, _ in bytes_of(drawn(data, config, BY_TASK, count=3)))
     assert drawn_ids.keys() == {1, 2}
     assert data.validation.puzzle_N.tolist() == [1] * 4 * 5
+
+
+def test_a_pair_that_training_shows_is_not_held_out():
+    """Two colours of ten: most recolourings of a task look like an earlier one to a single pair."""
+    plain = Pair(grid("01", "10"), grid("10", "01"))
+    coloured = Pair(grid("23", "45"), grid("54", "32"))
+    task = ArcTask("t", (plain, coloured), (plain,))
+    config = sources([task], hold_out_variants=40)
+    many = Arc(STILL.config.model_copy(update={"ids": "task", "variants": 80}))
+    data = arc_puzzles.prepare(config, many, 0)
+    shown = {(question, answer) for _, question, answer in set(bytes_of(drawn(data, config, many, count=60)))}
+    asked = [
+        (a.tobytes(), b.tobytes())
+        for a, b in zip(data.validation.tokens_NL, data.validation.answers_NL, strict=True)
+    ]
+    assert len(asked) == len(set(asked)) > 20
+    assert not shown & set(asked)
+    with pytest.raises(UserError, match="every pair under them looks as under a trained variant"):
+        arc_puzzles.prepare(sources([ArcTask("t", (plain,), (plain,))], hold_out_variants=2), many, 0)

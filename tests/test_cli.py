@@ -12,11 +12,13 @@ import pytest
 import tiny
 from tiny import ANSWER, PUZZLES
 
-from trm import cli
+from trm import cli, pretrained
 from trm.commands import data, evaluate, info, solve, train
-from trm.config import SudokuConfig, load_recipe
+from trm.config import GridConfig, ModelConfig, SudokuConfig, load_recipe
 from trm.data import original
 from trm.data.puzzles import read_csv
+from trm.models import Problem, build
+from trm.tasks.grid import Grid
 from trm.tasks.sudoku import Sudoku
 
 COMMANDS = {
@@ -155,6 +157,7 @@ BAD = [
     (["data", "sudoku", "--out", "new", "--box-rows", "9"], "box_rows"),
     (["data", "sudoku", "--out", "new", "--train", "-1"], "train"),
     (["data", "sudoku", "--out", "new", "--seed", "-1"], "seed"),
+    (["data", "maze", "--out", "new", "--seed", str(2**64)], "seed"),
     (
         ["data", "sudoku", "--out", "new", "--box-rows", "2", "--box-cols", "2", "--train", "99"],
         "ask for fewer puzzles",
@@ -529,3 +532,26 @@ def test_a_reader_that_leaves_is_no_error():
         child.stdout.close()
         assert child.stderr.read() == ""
     assert child.returncode in (0, 141)
+
+
+def test_a_slash_separates_rows_and_lines_separate_puzzles():
+    task = Grid(GridConfig(height=4, width=4, symbols=("1", "2")))
+    assert [each.text for each in solve._split("12/21\n1/2\n", "x", task)] == ["12/21", "1/2"]
+    assert [each.text.split() for each in solve._split("12\n21\n\n1\n2\n", "x", task)] == [
+        ["12", "21"],
+        ["1", "2"],
+    ]
+
+
+def test_puzzle_ids_that_a_model_does_not_know_are_refused(capsys):
+    rows = [f"{PUZZLES[0]},{ANSWER},{number}" for number in (0, 5)]
+    Path("ids.csv").write_text("\n".join(["question,answer,puzzle", *rows]) + "\n")
+    values = tiny.MODEL.model_dump() | {"prefix": 1, "puzzle_width": 4}
+    made = build(ModelConfig(**values), Problem(tiny.TASK.vocab_size, tiny.TASK.length, 2))
+    settings = pretrained.PretrainedConfig(task=tiny.CONFIG, model=made.config, puzzles=2, steps=2)
+    pretrained.save(Path("two"), settings, made.state_dict())
+    code, _, err = run(capsys, "eval", "two", "--data", "ids.csv")
+    assert code == 2
+    assert "has the puzzle id 5, but the model knows ids below 2" in err
+    Path("ids.csv").write_text(f"question,answer,puzzle\n{PUZZLES[0]},{ANSWER},-1\n")
+    assert "line 2: the puzzle id -1 is negative" in run(capsys, "eval", "two", "--data", "ids.csv")[2]

@@ -11,8 +11,10 @@ from tiny_arc import config, image, made, unanswered, write
 
 from trm import cli, predict
 from trm.commands import arc
-from trm.config import dump_config, load_config
+from trm.config import ArcConfig, dump_config, load_config
+from trm.data import arc_puzzles, original
 from trm.data.arc import ArcTask, Pair, read
+from trm.tasks.arc import Arc
 from trm.train import train
 from trm.voting import Prediction, check_submission
 
@@ -401,3 +403,19 @@ def test_help_shows_the_arc_examples(trm: Run, command: str):
     out = trm(*command.split(), "--help")[1]
     assert f"trm {command} " in out
     assert "challenges.json" in out
+
+
+def test_a_folder_of_the_original_code_is_trained_on_and_measured(trm: Run, here: Path):
+    task = Arc(ArcConfig(side=4, variants=2))
+    rows = arc_puzzles.rows_of(
+        [pair for each in (A, B) for pair in each.train], 4, np.array([1, 1, 1, 2, 2, 2])
+    )
+    original.write(
+        Path("orig"), {"train": rows, "test": rows.take(slice(2))}, task, identifiers=("<blank>", "a", "b")
+    )
+    settings = config(data={"train": "orig/train", "hold_out": 2})
+    Path("orig.yaml").write_text(dump_config(settings))
+    assert trm("train", "orig.yaml", "--out", "orig-run")[0] == 0
+    code, out, err = trm("eval", "orig-run", "--data", "orig/test", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["n"] == 2

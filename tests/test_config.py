@@ -228,3 +228,18 @@ def test_options_that_would_do_nothing_are_refused(kind, values, message):
 @pytest.mark.parametrize(("written", "meant"), [(True, "block"), (False, "none"), ("cycle", "cycle")])
 def test_compile_reads_what_earlier_versions_wrote(written, meant):
     assert parse(ModelConfig, {"compile": written}, "test").compile == meant
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "message"),
+    [
+        ("maze", {"extra_clues": 3}, "data.extra_clues is for sudoku, and would do nothing for maze"),
+        ("maze", {"train": "x", "demonstrations": "y"}, "data.demonstrations is for arc"),
+        ("sudoku", {"min_path": 9}, "data.min_path is for maze"),
+        ("arc", {"max_guesses": 0}, "data.max_guesses is for sudoku"),
+    ],
+)
+def test_data_options_of_another_family_are_refused(task, data, message):
+    with pytest.raises(UserError) as caught:
+        parse(RunConfig, {"task": {"name": task}, "data": data}, "test")
+    assert message in str(caught.value)

@@ -1,6 +1,7 @@
 """Predictions by votes, scores, and learning new tasks: tiny models, and networks told the truth."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny_arc import SIDE, TASK, config, grid, image, made, unanswered, write
+from tiny_arc import RECIPE, SIDE, TASK, config, grid, image, made, unanswered, write
 from torch import Tensor
 
 from trm import predict, pretrained
@@ -515,3 +516,33 @@ def test_a_table_of_another_model_is_refused(run, adapted, tmp_path):
     with pytest.raises(UserError, match=r"puzzles\.safetensors is missing"):
         pretrained.load(folder).variants()
     assert parse(ArcConfig, pretrained.load(folder).config.task.model_dump(), "test").side == SIDE
+
+
+def test_a_model_of_a_fast_machine_is_adapted_on_any(run, tmp_path, monkeypatch):
+    """The recipe of a run on a GPU names kernels and graphs that this machine need not have."""
+    folder = tmp_path / "from a GPU"
+    shutil.copytree(run / "last", folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["about"]["recipe"]["model"] |= {"kernels": "triton", "compile": "cycle"}
+    values["about"]["recipe"]["train"]["cuda_graph"] = True
+    (folder / "config.json").write_text(json.dumps(values))
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "new.json", [E])
+    assert adapt(str(folder), "new.json", tmp_path / "adapted", 1, variants=2, device="cpu").finished
+    # Source and start are kept as they are found from anywhere.
+    assert load_config(tmp_path / "adapted" / "config.yaml").data.demonstrations == str(tmp_path / "new.json")
+
+
+def test_an_adapted_run_goes_on_without_the_weights_it_started_from(run, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(run / "last", start)
+    settings = parse(
+        RunConfig,
+        recipe(tmp_path).model_dump()
+        | {"train": RECIPE["train"] | {"start_from": str(start), "checkpoint_every": 2}},
+        "test",
+    )
+    assert not train(settings, tmp_path / "whole", stop_after=2).finished
+    shutil.rmtree(start)
+    assert train(None, tmp_path / "whole").finished
+    assert Seen.load(tmp_path / "whole" / "last" / "seen.json").names == {"a", "b"}

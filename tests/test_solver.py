@@ -7,12 +7,15 @@ import sys
 import numpy as np
 import pytest
 import tiny
+import torch
 from tiny import ANSWER, PUZZLES, TASK
 
 import trm
-from trm.config import Effort
+from trm.config import Effort, GridConfig, ModelConfig
 from trm.errors import UserError
+from trm.models import Problem, build
 from trm.solver import Solver, pick_device
+from trm.tasks.grid import Grid
 
 
 def python(code: str) -> str:
@@ -113,3 +116,34 @@ def test_public_names():
         assert getattr(trm, name).__name__ == name
     with pytest.raises(AttributeError, match="module 'trm' has no attribute 'slove'"):
         _ = trm.slove
+
+
+def grid_solver(puzzle_width: int = 0, puzzles: int = 1) -> Solver:
+    """An untrained model for grids of up to 3 x 3 over `a` and `b`: it writes whatever it likes."""
+    task = Grid(GridConfig(height=3, width=3, symbols=("a", "b"), dihedral=True))
+    torch.manual_seed(0)
+    values = tiny.MODEL.model_dump() | {"prefix": 1 if puzzle_width else 0, "puzzle_width": puzzle_width}
+    made = build(ModelConfig(**values), Problem(task.vocab_size, task.length, puzzles))
+    if made.embed.puzzle is not None:
+        torch.nn.init.normal_(made.embed.puzzle.weight, std=9)
+    return Solver(made, task, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"rollouts": 6, "select": "vote"}])
+def test_the_answer_to_a_smaller_grid_has_its_size(options):
+    for puzzle in ("ab/ba", "a", "aab", "aab/bab/bba"):
+        for answer in grid_solver().solve([puzzle], Effort(**options)):
+            assert [len(row) for row in answer.answer.split("/")] == [len(row) for row in puzzle.split("/")]
+            assert "?" not in answer.answer or len(puzzle) == 11
+
+
+def test_the_puzzle_id_is_heard():
+    solver = grid_solver(puzzle_width=16, puzzles=4)
+    found = {solver.solve("aab/bab/bba", puzzle_id=k)[0].halt_probability for k in range(4)}
+    assert len(found) > 1
+    assert next(solver.steps("aab/bab/bba", puzzle_id=2)).step == 1
+    for call in (lambda: solver.solve("a", puzzle_id=4), lambda: list(solver.steps("a", puzzle_id=-1))):
+        with pytest.raises(UserError, match="the model knows puzzle ids below 4"):
+            call()
+    with pytest.raises(UserError, match="ids below 1, not 1"):
+        tiny.solver().solve(PUZZLES[0], puzzle_id=1)

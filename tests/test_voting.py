@@ -193,7 +193,7 @@ def test_a_submission():
             {"attempt_1": [[1, 2]], "attempt_2": [[3], [4]]},
             {"attempt_1": [[6]], "attempt_2": [[6]]},
         ],
-        "b": [{"attempt_1": [[0]], "attempt_2": [[7]]}],
+        "b": [{"attempt_1": [[7]], "attempt_2": [[7]]}],  # an answer is never empty
     }
     check_submission(found, TASKS)
     assert json.loads(json.dumps(found)) == found

@@ -335,6 +335,14 @@ class TrainConfig(Config):
     """Record a whole optimizer step as a CUDA graph and replay it, so that a GPU never waits for Python."""
 
 
+# Options of DataConfig that only one family of puzzles has.
+_OPTIONS_OF = {
+    "sudoku": ("extra_clues", "min_guesses", "max_guesses"),
+    "maze": ("min_path",),
+    "arc": ("demonstrations", "tasks", "hold_out_variants", "allow_leaks"),
+}
+
+
 class RunConfig(Config):
     """Everything that decides the result of a run."""
 
@@ -350,6 +358,17 @@ class RunConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for family, options in _OPTIONS_OF.items():
+            for option in options:
+                changed = getattr(self.data, option) != DataConfig.model_fields[option].default
+                if changed and self.task.name != family:
+                    raise ValueError(
+                        f"data.{option} is for {family}, and would do nothing for {self.task.name}"
+                    )
+        return self
 
 
 class Effort(Config):

@@ -25,6 +25,7 @@ from trm.inference import never, think, when_settled
 from trm.losses import IGNORE
 from trm.models import RecursiveModel
 from trm.solver import chunk_size
+from trm.tasks import Task
 
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 _BINS = 10
@@ -89,14 +90,6 @@ class Report:
         return asdict(self)
 
 
-Grade = Callable[[np.ndarray, np.ndarray], dict[str, bool]]
-
-
-def no_grades(tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
-    """For answers that are right or wrong, and nothing else."""
-    return {}
-
-
 def shares(grades: Sequence[dict[str, bool]]) -> dict[str, Share]:
     """Share of puzzles per grade."""
     return {name: wilson(sum(each[name] for each in grades), len(grades)) for name in grades[0]}
@@ -156,21 +149,24 @@ def evaluate(
     steps: int,
     all_steps: bool = False,
     progress: Callable[[int], None] = lambda done: None,
-    grade: Grade = no_grades,
+    task: Task | None = None,
 ) -> Report:
     """Evaluate a model on puzzles with at most `steps` supervision steps.
 
     With `all_steps` every row runs to the end, and the early-stop figures are read off the same pass.
-    `progress` is called with the number of puzzles done; `grade` is the task's.
+    `progress` is called with the number of puzzles done. The task says what else to grade.
     """
     trained = model.training
     try:
-        trace = _trace(model.eval(), puzzles, steps, all_steps, progress)
+        same_cells = task is not None and task.same_cells
+        trace = _trace(model.eval(), puzzles, steps, all_steps, same_cells, progress)
     finally:
         model.train(trained)
 
     def graded(answers_NL: np.ndarray) -> dict[str, Share]:
-        return shares([grade(*pair) for pair in zip(puzzles.tokens_NL, answers_NL, strict=True)])
+        if task is None:
+            return {}
+        return shares([task.grade(*pair) for pair in zip(puzzles.tokens_NL, answers_NL, strict=True)])
 
     n = len(puzzles)
     at, rows = trace.stopped_N - 1, np.arange(n)
@@ -201,7 +197,12 @@ def evaluate(
 
 
 def _trace(
-    model: RecursiveModel, puzzles: Puzzles, steps: int, all_steps: bool, progress: Callable[[int], None]
+    model: RecursiveModel,
+    puzzles: Puzzles,
+    steps: int,
+    all_steps: bool,
+    same_cells: bool,
+    progress: Callable[[int], None],
 ) -> _Trace:
     n, device, chunk = len(puzzles), model.y_init.device, chunk_size(model)
     leave = never if all_steps else when_settled
@@ -215,7 +216,7 @@ def _trace(
         tokens_BL = torch.from_numpy(part.tokens_NL).long().to(device)
         labels_BL = labels(torch.from_numpy(part.answers_NL).long().to(device))
         puzzle_B = torch.from_numpy(part.puzzle_N).long().to(device)
-        for thought in think(model, tokens_BL, puzzle_B, steps, leave):
+        for thought in think(model, tokens_BL, puzzle_B, steps, leave, same_cells=same_cells):
             labels_AL = labels_BL[thought.row_A]
             valid_AL = labels_AL != IGNORE
             right_AL = (thought.answer_AL == labels_AL) | ~valid_AL

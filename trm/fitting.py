@@ -109,6 +109,8 @@ def lay_out(
     values["data"] = {"train": str(files["train"]), "augment": dihedral or bool(task.config.permute)}
     if "validation" in files:
         values["data"]["validation"] = str(files["validation"])
+    if grids.puzzle_ids(rows) and not base.model.puzzle_width:  # the network must be told which rule it is
+        values["model"] |= {"prefix": max(1, base.model.prefix), "puzzle_width": base.model.width}
     run = parse(RunConfig, values, "recipe")
     with full_disk_is_a_user_error(f"not all of {folder} was written"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -76,11 +76,14 @@ def think(
     leave: Leave = when_settled,
     state: State | None = None,
     disturb: Callable[[State, int, Tensor], State] | None = None,
+    same_cells: bool = False,
 ) -> Iterator[Thought]:
     """Refine answers for at most `steps` supervision steps; yields after each.
 
     `leave` says which rows go after a step. `state` is the starting point if not the model's own.
-    `disturb` changes the state of the given rows before a step. The model must be in evaluation mode.
+    `disturb` changes the state of the given rows before a step. With `same_cells`, padding of the question is
+    padding of the answer: training says nothing of it, so what the model says there is noise. The model must
+    be in evaluation mode.
     """
     row_A = torch.arange(len(tokens_RL), device=tokens_RL.device)
     x_ASD = model.encode(tokens_RL, puzzle_R)
@@ -92,6 +95,8 @@ def think(
         before_ASD = state.y_BSD
         state, out = model.step(state, x_ASD)
         answer_AL = out.logits_BLV.argmax(-1)
+        if same_cells:
+            answer_AL = answer_AL.masked_fill(tokens_RL[row_A] == 0, 0)
         drift_A = (state.y_BSD.float() - before_ASD.float()).square().mean((1, 2)).sqrt()
         changed_A = (answer_AL != previous_AL).any(-1)
         last_A = torch.full_like(changed_A, step == steps)
@@ -139,7 +144,9 @@ def ponder(
     puzzle_R = puzzle_B.repeat_interleave(effort.rollouts)
     watch = _Watch(task, tokens_BL, effort, ways)
     disturb = ways.disturb if effort.noise and effort.rollouts > 1 else None
-    for thought in think(model, ways.tokens_RL, puzzle_R, steps, watch.leave, ways.start(), disturb):
+    for thought in think(
+        model, ways.tokens_RL, puzzle_R, steps, watch.leave, ways.start(), disturb, task.same_cells
+    ):
         watch.note(thought)
     return list(watch.ends())
 
@@ -150,7 +157,7 @@ def refine(
     """The plain rollout of every puzzle, step by step, stopped as `ponder` would with one rollout."""
     plain = effort.model_copy(update={"rollouts": 1})
     watch = _Watch(task, tokens_BL, plain, _Ways(model, task, tokens_BL, plain))
-    for thought in think(model, tokens_BL, puzzle_B, steps, watch.leave):
+    for thought in think(model, tokens_BL, puzzle_B, steps, watch.leave, same_cells=task.same_cells):
         watch.note(thought)
         yield thought
 

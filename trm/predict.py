@@ -24,6 +24,7 @@ from trm.data.arc_puzzles import puzzle_id
 from trm.data.canvas import to_canvas
 from trm.data.variants import transform, undo
 from trm.errors import UserError
+from trm.evaluate import Share, mean_share
 from trm.inference import never, think, when_settled
 from trm.pretrained import Pretrained
 from trm.solver import chunk_size
@@ -49,13 +50,13 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """Scores on tasks with known answers, 0 to 1: the mean over tasks of the share of test inputs solved."""
+    """Scores on tasks with known answers: the mean over tasks of the share of test inputs solved."""
 
     tasks: int
     """Tasks with known answers."""
-    single_pass: float
+    single_pass: Share
     """One prediction per test input, without variants and votes."""
-    pass_at: dict[int, float]
+    pass_at: dict[int, Share]
     """With k attempts per test input, chosen by vote."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,10 +129,17 @@ def count_rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None = 
 
 
 def score(answers: Answers, tasks: Sequence[ArcTask]) -> Score:
-    """Score answers; UserError where no task has known answers."""
+    """Score answers, with intervals over tasks; UserError where no task has known answers."""
     outputs = {task.name: [pair.output for pair in task.test] for task in tasks}
-    known = sum(all(output is not None for output in each) for each in outputs.values())
-    return Score(known, pass_at(answers.single, outputs, (1,))[1], pass_at(answers.ranked, outputs, KS))
+    known = {name: grids for name, grids in outputs.items() if all(grid is not None for grid in grids)}
+    if not known:
+        raise UserError(f"the answers of {len(tasks)} tasks are unknown: there is nothing to score")
+
+    def shares(ranked: dict[str, list[list[Candidate]]], ks: Sequence[int]) -> dict[int, Share]:
+        each = [pass_at(ranked, {name: grids}, ks) for name, grids in known.items()]
+        return {k: mean_share(np.array([scores[k] for scores in each])) for k in ks}
+
+    return Score(len(known), shares(answers.single, (1,))[1], shares(answers.ranked, KS))
 
 
 def adapt(
@@ -173,7 +181,11 @@ def adapt(
     values = base.model_dump()
     values["name"] = f"adapt {base.name}"
     values["task"]["variants"] = variants
-    values["data"] = {"demonstrations": source}
+    parts = [part.strip() for part in source.split(",")]
+    values["data"] = {
+        "demonstrations": ",".join(str(Path(p).resolve()) if Path(p).exists() else p for p in parts)
+    }
+    values["model"] = found.config.model.model_dump()  # how the first machine computed does not matter here
     values["optimizer"] |= {
         "only_puzzles": only_puzzles,
         "schedule": "constant",
@@ -183,6 +195,7 @@ def adapt(
     values["ema"] = {"decay": min(base.ema.decay, max(0.0, 1 - 10 / steps))}
     values["train"] |= {
         "start_from": str(found.folder.resolve()),
+        "cuda_graph": False,
         "steps": steps,
         "log_every": max(1, min(base.train.log_every, steps // 10)),
         "checkpoint_every": steps,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from trm.config import ArcConfig, Config, ModelConfig, TaskConfig, parse
+from trm.config import ArcConfig, Config, GridConfig, ModelConfig, TaskConfig, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.tasks import Task, build_task
@@ -68,10 +68,7 @@ class Pretrained:
 
     def seen(self) -> "Seen":
         """What was trained on; empty where the folder does not say."""
-        from trm.data.arc import Seen
-
-        path = self.folder / _SEEN
-        return Seen.load(path) if path.exists() else Seen()
+        return seen(self.folder)
 
 
 def save(
@@ -83,12 +80,12 @@ def save(
     seen: "Seen | None" = None,
 ) -> None:
     """Write the folder as a whole: on any failure (a full disk is a UserError), an older one stays."""
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     with full_disk_is_a_user_error(f"{folder} was not written"), new_folder(folder) as draft:
-        (draft / _WEIGHTS).write_bytes(save(weights))
+        save_file(weights, draft / _WEIGHTS)
         if raw is not None:
-            (draft / _RAW).write_bytes(save(raw))
+            save_file(raw, draft / _RAW)
         if variants is not None:
             variants.save(draft / _PUZZLES)
         if seen is not None:
@@ -136,6 +133,8 @@ def start_from(model: "RecursiveModel", name: str, task: TaskConfig, variants: "
     found = load(name)
     if found.config.task.name != task.name:
         raise UserError(f"{found.folder} is a model of {found.config.task.name}, not of {task.name}")
+    if isinstance(task, GridConfig) and found.config.task.model_dump()["symbols"] != task.symbols:
+        raise UserError(f"{found.folder} knows other symbols: its tokens mean something else")
     weights, table = found.model.state_dict(), "embed.puzzle.weight"
     if table in weights and table in model.state_dict():
         # Id 0 is no puzzle, unless it is the only one.
@@ -206,6 +205,13 @@ def _read_variants(folder: Path, config: PretrainedConfig) -> "Variants":
             f"{config.puzzle_ids[:8]}: put back the one that came with them"
         )
     return variants
+
+
+def seen(folder: Path) -> "Seen":
+    """What the weights in a folder were trained on; empty where it does not say."""
+    from trm.data.arc import Seen
+
+    return Seen.load(folder / _SEEN) if (folder / _SEEN).exists() else Seen()
 
 
 def step_of(folder: Path) -> int | None:

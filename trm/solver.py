@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,14 @@ class Answer:
     """Rollouts used."""
     by: str = "model"
     """`model`, or `search` where the exact solver had to step in."""
+    answer_L: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False, compare=False)
+    """The answer as tokens, uint8 [L]."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        del values["answer_L"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -64,30 +68,38 @@ class Solver:
         self.training_steps = steps
         self.chunk = chunk_size(model)
 
-    def solve(self, puzzles: str | Iterable[str], effort: Effort | None = None) -> list[Answer]:
+    def solve(
+        self, puzzles: str | Iterable[str], effort: Effort | None = None, puzzle_id: int = 0
+    ) -> list[Answer]:
         """Solve puzzles given as text; answers come in the same order.
 
-        Raises UserError for a malformed puzzle. Whether it has exactly one solution is not asked here:
-        `task.check` does that.
+        `puzzle_id` says which rule they follow, for a model that was trained on several. Raises UserError
+        for a malformed puzzle. Whether it has exactly one solution is not asked here: `task.check` does that.
         """
-        return list(self.answers([puzzles] if isinstance(puzzles, str) else puzzles, effort))
+        return list(self.answers([puzzles] if isinstance(puzzles, str) else puzzles, effort, puzzle_id))
 
-    def answers(self, puzzles: Iterable[str], effort: Effort | None = None) -> Iterator[Answer]:
+    def answers(
+        self, puzzles: Iterable[str], effort: Effort | None = None, puzzle_id: int = 0
+    ) -> Iterator[Answer]:
         """As `solve`, but each batch of answers comes as soon as it is there."""
         effort = effort or Effort()
+        self._check_id(puzzle_id)
         tokens = [self.task.parse(text) for text in puzzles]
         if tokens:
-            for tokens_L, decision in zip(tokens, self.decide(np.stack(tokens), effort), strict=True):
+            for tokens_L, decision in zip(
+                tokens, self.decide(np.stack(tokens), effort, puzzle_id), strict=True
+            ):
                 yield self.answer(
                     tokens_L, decision.answer_L, decision.steps, _sigmoid(decision.halt), effort
                 )
 
-    def steps(self, puzzle: str, effort: Effort | None = None) -> Iterator[Refinement]:
+    def steps(self, puzzle: str, effort: Effort | None = None, puzzle_id: int = 0) -> Iterator[Refinement]:
         """The answer to one puzzle after each supervision step of the plain rollout, until it is done."""
         effort = effort or Effort()
+        self._check_id(puzzle_id)
         tokens_1L = self._tensor(self.task.parse(puzzle)[None])
         steps = effort.steps or self.training_steps
-        puzzle_1 = torch.zeros_like(tokens_1L[:, 0])  # a new puzzle has id 0
+        puzzle_1 = torch.full_like(tokens_1L[:, 0], puzzle_id)
         for thought in refine(self.model, self.task, tokens_1L, puzzle_1, steps, effort):
             yield Refinement(
                 thought.step,
@@ -96,9 +108,10 @@ class Solver:
                 bool(thought.done_A[0]),
             )
 
-    def decide(self, tokens_NL: np.ndarray, effort: Effort) -> Iterator[Decision]:
+    def decide(self, tokens_NL: np.ndarray, effort: Effort, puzzle_id: int = 0) -> Iterator[Decision]:
         """Answers to puzzles as tokens uint8 [N, L]."""
-        return (choose(ends, effort.select) for ends in self.rollouts(tokens_NL, effort))
+        puzzle_N = np.full(len(tokens_NL), puzzle_id)
+        return (choose(ends, effort.select) for ends in self.rollouts(tokens_NL, effort, puzzle_N))
 
     def rollouts(
         self, tokens_NL: np.ndarray, effort: Effort, puzzle_N: np.ndarray | None = None
@@ -128,7 +141,13 @@ class Solver:
             halt_probability=halt_probability,
             rollouts=effort.rollouts,
             by=by,
+            answer_L=answer_L,
         )
+
+    def _check_id(self, puzzle_id: int) -> None:
+        known = self.model.problem.puzzles if self.model.config.puzzle_width else 1
+        if not 0 <= puzzle_id < known:
+            raise UserError(f"the model knows puzzle ids below {known}, not {puzzle_id}")
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).long().to(self.model.y_init.device)

@@ -80,6 +80,8 @@ def train(
         task = build_task(config.task)
         with bar(console, "generating", sum(config.data.generated().values())) as generating:
             data = sources.prepare(config.data, task, config.seed, folder / "data", generating.at)
+        if data.remark:
+            console.print(data.remark)
         run = _Run(config, task, data, folder, device)
         if resume:
             run.restore()
@@ -146,7 +148,11 @@ class _Run:
         model = build(config.model, self.problem)
         self.seen = data.seen
         if config.train.start_from:
-            before = pretrained.start_from(model, config.train.start_from, config.task, data.variants)
+            # Once there is a checkpoint, the run holds all that it took from there.
+            if checkpoint.steps_saved(folder / "checkpoints"):
+                before = pretrained.seen(folder / "last")
+            else:
+                before = pretrained.start_from(model, config.train.start_from, config.task, data.variants)
             self.seen = before if data.seen is None else before | data.seen
         if config.optimizer.only_puzzles:
             if model.embed.puzzle is None:
@@ -203,12 +209,12 @@ class _Run:
         """Accuracy of the average (or of the weights, where there is none) on validation puzzles."""
         with self.ema.applied() if self.ema else nullcontext():
             steps = self.config.supervision.steps
-            return evaluate(self.module, self.validation, steps, grade=self.task.grade)
+            return evaluate(self.module, self.validation, steps, task=self.task)
 
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
-        raw = {n: w.detach().cpu().clone().contiguous() for n, w in self.module.state_dict().items()}
-        averages = {n: w.cpu().clone() for n, w in self.ema.averages.items()} if self.ema else {}
+        raw = {n: w.detach().cpu().contiguous() for n, w in self.module.state_dict().items()}
+        averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
             "trm": trm.__version__,
             "recipe": self.config.model_dump(mode="json"),

@@ -98,13 +98,12 @@ def pass_at(
 def submission(ranked: Mapping[str, Sequence[Sequence[Candidate]]]) -> Submission:
     """The two best candidates of every test input, as plain values in the form of the Kaggle contest.
 
-    A single candidate is repeated. Where there is none, or an empty grid, the attempt is one black cell, as a
-    grid may not be empty.
+    An answer is never empty, so empty candidates are passed over. A single candidate is repeated; where there
+    is none, the attempt is one black cell, as a grid may not be empty.
     """
 
     def attempts(candidates: Sequence[Candidate]) -> dict[str, list[list[int]]]:
-        grids = [each.grid.tolist() if each.grid.size else [[0]] for each in candidates[: len(ATTEMPTS)]]
-        grids = grids or [[[0]]]
+        grids = [each.grid.tolist() for each in candidates if each.grid.size] or [[[0]]]
         return {name: grids[min(number, len(grids) - 1)] for number, name in enumerate(ATTEMPTS)}
 
     return {task: [attempts(candidates) for candidates in inputs] for task, inputs in ranked.items()}

@@ -46,7 +46,8 @@ def solve(
         task: The puzzle family.
         model: Weights of an ARC model with puzzle embeddings: a model folder, a training run, or a hub
             repository.
-        out: Folder of the new run; submission.json is written there. Default: runs/adapted.
+        out: Folder of the new run; submission.json is written there. Default: runs/ and the name of the
+            file.
         adapt_steps: Optimizer steps on the demonstrations.
         variants: Most variants of every task, to learn from and to vote.
         only_puzzles: Learn the puzzle embeddings of the new tasks and leave the network as it is.
@@ -64,18 +65,23 @@ def solve(
     at_least(1, adapt_steps=adapt_steps, variants=variants)
     tasks = arc.read(source)
     _refuse_leaks(pretrained.load(model), tasks, allow_leaks)
-    folder, screen = out or Path("runs/adapted"), console(stderr=True)
+    folder = out or Path("runs") / Path(source.split(",")[0].replace(":", "-")).stem
+    screen, file = console(stderr=True), folder / "submission.json"
     outcome = predict.adapt(model, source, folder, adapt_steps, variants, only_puzzles, device, screen)
     if not outcome.finished:
-        raise UserError(f"stopped at step {outcome.step}; go on with `trm train --resume {folder}`")
+        screen.print(
+            f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`, then "
+            f"`trm eval {folder} --data {source} --submission {file}`"
+        )
+        return 1 if outcome.signal is None else 128 + outcome.signal
     found = pretrained.load(folder, pick_device(device))
     answers = _predict(found, tasks, None, None, False)
-    _write_submission(answers, tasks, folder / "submission.json")
+    _write_submission(answers, tasks, file)
     if json:
         print(dump(submission(answers.ranked)))
     else:
         _show(answers, tasks)
-        print(f"{folder / 'submission.json'}: two attempts for every test input")
+        print(f"{file}: two attempts for every test input")
     return 0
 
 
@@ -98,6 +104,8 @@ def evaluate(
     known = any(all(pair.output is not None for pair in task.test) for task in tasks)
     if not known and submission_path is None:
         raise UserError(f"{source} does not give the answers: nothing to score; use --submission FILE")
+    if submission_path is not None and (submission_path.is_dir() or not submission_path.parent.is_dir()):
+        raise UserError(f"--submission {submission_path} is a folder or in none: name a file")
     _refuse_leaks(found, tasks, allow_leaks)
     answers = _predict(found, tasks, votes, steps, all_steps)
     if submission_path is not None:
@@ -179,7 +187,7 @@ def _print_score(score: "Score", title: str) -> None:
     table = Table(title=f"{title}, {score.tasks} tasks")
     table.add_column("")
     table.add_column("tasks solved", justify="right")
-    table.add_row("single pass, no votes", f"{100 * score.single_pass:.2f} %")
+    table.add_row("single pass, no votes", str(score.single_pass))
     for k, share in score.pass_at.items():
-        table.add_row(f"pass@{k}", f"{100 * share:.2f} %")
+        table.add_row(f"pass@{k}", str(share))
     console().print(table)

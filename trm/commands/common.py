@@ -13,10 +13,12 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 
 
 def at_least(least: int, **options: int | None) -> None:
-    """Refuse options below the least sensible value."""
+    """Refuse options below the least sensible value, and numbers that no integer of 64 bits holds."""
     for name, value in options.items():
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}: give at least {least}")
+        if value is not None and value >= 2**63:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: that is too large")
 
 
 def console(stderr: bool = False) -> "Console":

@@ -125,11 +125,11 @@ def grid(
         recipe: The recipe from which model, optimizer and length of the run are taken.
         seed: Seed of the split.
     """
-    from trm.data.grids import read_rows
+    from trm.data.grids import puzzle_ids, read_rows
     from trm.fitting import lay_out
 
-    at_least(0, seed=seed, validation=validation, test=test)
-    at_least(1, height=height)
+    at_least(0, seed=seed, test=test)
+    at_least(1, height=height, validation=validation)
     rows, base = read_rows(file, height), load_recipe(recipe)
     symbols = permute.split() if " " in permute else list(permute)
     run = lay_out(
@@ -137,7 +137,9 @@ def grid(
     )
     assert isinstance(run.task, GridConfig)
     print(f"{len(rows)} puzzles of up to {run.task.height}x{run.task.width}: {' '.join(run.task.symbols)}")
-    print(f"{out}: train.csv, validation.csv, test.csv, recipe.yaml")
+    for name, number in puzzle_ids(rows).items():
+        print(f"puzzle id {number}: {name}")
+    print(f"{out}: {', '.join(path.name for path in sorted(out.iterdir()))}")
     print(f"now: trm train {out / 'recipe.yaml'} --out runs/{out.name}")
     return 0
 

@@ -78,7 +78,7 @@ def evaluate(
         effort: How long, and in how many ways, to think.
     """
     from trm import pretrained
-    from trm.data import sources
+    from trm.data import original, sources
     from trm.models import load_weights
     from trm.solver import Solver, pick_device
 
@@ -90,7 +90,7 @@ def evaluate(
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
     found = pretrained.load(model, pick_device(device), dtype)
-    if found.config.task.name == "arc":
+    if found.config.task.name == "arc" and not original.is_split(Path(data)):
         if limit or weights != "all" or curve or effort != Effort(steps=effort.steps):
             raise UserError("an ARC model is evaluated by votes: of these options only --steps goes with it")
         names = [name.strip() for name in tasks.split(",")] if tasks else []
@@ -99,6 +99,10 @@ def evaluate(
         raise UserError("--tasks, --votes, --submission and --allow-leaks are for ARC models")
     variants = _variants(found, weights)
     puzzles = sources.read(data, found.task, limit)
+    if found.config.model.puzzle_width and (top := puzzles.puzzle_N.max()) >= found.config.puzzles:
+        raise UserError(
+            f"{data} has the puzzle id {top}, but the model knows ids below {found.config.puzzles}"
+        )
     title = f"{model} on {data}, n = {len(puzzles)}"
     solver = Solver(found.model, found.task, found.config.steps)
     if curve is not None:
@@ -144,7 +148,7 @@ def _evaluate(
 
     steps, screen = effort.steps or solver.training_steps, console(stderr=True)
     with bar(screen, f"evaluating {name}", len(puzzles)) as progress:
-        report = evaluate(solver.model, puzzles, steps, all_steps, progress.at, solver.task.grade)
+        report = evaluate(solver.model, puzzles, steps, all_steps, progress.at, solver.task)
     if effort == Effort(steps=effort.steps, seed=effort.seed):
         return report, None
     with bar(screen, f"thinking longer {name}", len(puzzles)) as progress:

@@ -34,6 +34,7 @@ def solve(
     *,
     task: Literal["puzzle", "arc"] = "puzzle",
     file: str = "",
+    puzzle_id: int = 0,
     model: str = "",
     brief: bool = False,
     json: bool = False,
@@ -57,6 +58,8 @@ def solve(
         task: `arc` learns and solves ARC tasks, with options of its own: trm solve --task arc --help.
         file: Read puzzles from a file: one per line, grids separated by blank lines, or a CSV file with
             a column `question`. `-` is standard input.
+        puzzle_id: Which rule the puzzles follow, for a model that was trained on several (`trm data grid`
+            prints their ids).
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
             Default: the bundled weights for the size of the puzzle.
         brief: One line per puzzle: the answer.
@@ -76,9 +79,9 @@ def solve(
         except UserError as error:
             raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
     texts = [source.text for source in sources]
-    shown = (_show(solver, text, effort) for text in texts)
+    shown = (_show(solver, text, effort, puzzle_id) for text in texts)
     unsolved = 0
-    for answer in solver.answers(texts, effort) if json or brief else shown:
+    for answer in solver.answers(texts, effort, puzzle_id) if json or brief else shown:
         unsolved += answer.verified is False
         if json or brief:
             print(dump(answer.as_dict()) if json else answer.answer, flush=True)
@@ -124,7 +127,9 @@ def _split(text: str, name: str, task: "Task") -> list[_Source]:
                 block.append((number, line))
                 continue
             # Rows of a grid, even drawn with frames, hold much fewer cells than a puzzle on one line.
-            if len(block) > 1 and max(task.cells(row) for _, row in block) < 0.75 * task.length:
+            # A slash separates rows: a line that has one is a whole puzzle.
+            whole = any("/" in row for _, row in block)
+            if len(block) > 1 and not whole and max(task.cells(row) for _, row in block) < 0.75 * task.length:
                 place = f"{name}, lines {block[0][0]}-{block[-1][0]}"
                 sources.append(_Source("\n".join(row for _, row in block), place))
             else:
@@ -152,7 +157,7 @@ def _bundled_model(text: str, name: str) -> str:
     raise UserError(f"no bundled weights fit the first puzzle (bundled: {listed}); name some with --model")
 
 
-def _show(solver: "Solver", text: str, effort: Effort) -> "Answer":
+def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answer":
     """Print a puzzle's answer after every step, side by side, and the verdict."""
     from rich.columns import Columns
     from rich.panel import Panel
@@ -163,7 +168,7 @@ def _show(solver: "Solver", text: str, effort: Effort) -> "Answer":
     previous = tokens
     if effort.rollouts == 1:
         refinement = None
-        for refinement in solver.steps(text, effort):
+        for refinement in solver.steps(text, effort, puzzle_id):
             picture = solver.task.render(tokens, refinement.answer, previous)
             chance = f"{100 * refinement.halt_probability:.1f} %"
             panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
@@ -172,11 +177,12 @@ def _show(solver: "Solver", text: str, effort: Effort) -> "Answer":
         chance = refinement.halt_probability
         answer = solver.answer(tokens, refinement.answer, refinement.step, chance, effort)
     else:
-        (answer,) = solver.solve(text, effort)
+        (answer,) = solver.solve(text, effort, puzzle_id)
     if effort.rollouts > 1 or answer.by == "search":
-        final = solver.task.parse(answer.answer.replace("?", "."))
         panels.append(
-            Panel(solver.task.render(tokens, final, previous), title=f"by {answer.by}", expand=False)
+            Panel(
+                solver.task.render(tokens, answer.answer_L, previous), title=f"by {answer.by}", expand=False
+            )
         )
     screen.print(Columns(panels))
     verdict = {

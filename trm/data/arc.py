@@ -94,7 +94,7 @@ def pick(tasks: list[ArcTask], names: Sequence[str]) -> list[ArcTask]:
     by_name = {task.name: task for task in tasks}
     if missing := [name for name in names if name not in by_name]:
         raise UserError(f"there is no task {missing[0]!r} among the {len(tasks)} of the source")
-    return [by_name[name] for name in names] if names else tasks
+    return [by_name[name] for name in dict.fromkeys(names)] if names else tasks
 
 
 @dataclass(frozen=True)

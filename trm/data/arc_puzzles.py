@@ -170,20 +170,42 @@ def _held_out(tasks: Sequence[ArcTask], count: int, seed: int) -> set[int]:
 def _held_variants(
     tasks: Sequence[ArcTask], trained: Sequence[Sequence[Pair]], variants: Variants, count: int, task: Arc
 ) -> list[tuple[Pair, int]]:
-    """Every trained pair under every held-out variant, in turns, so that any first part holds all tasks."""
+    """Trained pairs under held-out variants, in turns, so that any first part holds all tasks.
+
+    Variants differ as whole tasks; a pair that looks under a held-out one as any pair of its task does under
+    a trained one is left out, as training shows it.
+    """
     if task.config.ids == "variant":
         raise UserError("data.hold_out_variants needs task.ids task: a variant never drawn has no embedding")
     kept = variants.trained_N(count)
-    rows = []
-    for turn in range(count):
-        for i, (each, pairs) in enumerate(zip(tasks, trained, strict=True)):
-            ids = variants.ids(each.name)
-            if kept[i] + turn < len(ids):
-                puzzle = ids[kept[i] + turn]
-                way = variants.dihedral_P[puzzle], variants.colours_PC[puzzle]
-                turned = [Pair(*(transform(grid, *way) for grid in p if grid is not None)) for p in pairs]
-                rows += [(pair, puzzle_id(task, variants, i, 0)) for pair in turned]
-    return rows
+    unseen: list[list[Pair]] = []
+    for i, (each, pairs) in enumerate(zip(tasks, trained, strict=True)):
+        ids = variants.ids(each.name)
+        shown = {_bytes(_turned(pair, variants, at)) for at in ids[: kept[i]] for pair in pairs}
+        held = [_turned(pair, variants, at) for at in ids[kept[i] :] for pair in pairs]
+        fresh = {_bytes(pair): pair for pair in held if _bytes(pair) not in shown}
+        unseen.append(list(fresh.values()))
+    if not any(unseen):
+        raise UserError(
+            f"data.hold_out_variants is {count}, but every pair under them looks as under a trained variant"
+        )
+    longest = max(map(len, unseen))
+    return [
+        (unseen[i][turn], puzzle_id(task, variants, i, 0))
+        for turn in range(longest)
+        for i in range(len(tasks))
+        if turn < len(unseen[i])
+    ]
+
+
+def _turned(pair: Pair, variants: Variants, puzzle: int) -> Pair:
+    """A pair with known output under the variant of an id."""
+    way = variants.dihedral_P[puzzle], variants.colours_PC[puzzle]
+    return Pair(*(transform(grid, *way) for grid in pair if grid is not None))
+
+
+def _bytes(pair: Pair) -> bytes:
+    return b"".join(bytes(grid.shape) + grid.tobytes() for grid in pair if grid is not None)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -57,6 +57,11 @@ class _About(Config):
     sets: list[str] = Field(min_length=1)
 
 
+def is_split(path: Path) -> bool:
+    """Whether a path is a split of such a folder."""
+    return (path / _ABOUT).is_file()
+
+
 def is_folder(path: Path) -> bool:
     """Whether the path is a data folder of the original: one that holds splits. Never raises."""
     return bool(splits(path))

@@ -83,6 +83,8 @@ def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
             answers.append(task.parse(row[answer]))
             for name, column in numbers.items():
                 found[name].append(np.int32(row[column] or 0))
+                if name == "puzzle" and found[name][-1] < 0:
+                    raise UserError(f"the puzzle id {row[column]} is negative")
             if task.verify(tokens[-1], answers[-1]) is False:
                 raise UserError("the answer does not solve the question")
         except (UserError, ValueError, OverflowError) as error:

@@ -78,7 +78,7 @@ def locate(name: str) -> Path:
 def read(name: str, task: Task, limit: int | None = None) -> Puzzles:
     """Puzzles of a CSV file, of `hub:NAME`, or of a split of one of the original code's data folders."""
     path = locate(name)
-    if (path / "dataset.json").is_file():
+    if original.is_split(path):
         path = path.resolve()  # so that "." has a name
         return original.read(path.parent, path.name, task).take(slice(limit))
     if original.is_folder(path):
@@ -117,6 +117,8 @@ class TrainingData(NamedTuple):
     """What the puzzle ids mean, where they mean something."""
     seen: Seen | None = None
     """What training sees, where evaluation must know it."""
+    remark: str = ""
+    """What the user should know of the data."""
 
 
 def prepare(
@@ -129,11 +131,12 @@ def prepare(
     """
     from trm.data import batches
 
-    if isinstance(task, Arc):
+    given = original.is_split(Path(config.train))  # by the original's builder, variants and all
+    if isinstance(task, Arc) and not given:
         return _prepare_arc(config, task, seed)
     train, validation = _splits(config, task, seed, folder, progress)
     ids = int(max(train.puzzle_N.max(), validation.puzzle_N.max())) + 1
-    if config.augment:
+    if config.augment and not isinstance(task, Arc):
         return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, task, to))
     return TrainingData(train, validation, ids, lambda to: batches.as_they_are(train, to))
 
@@ -150,6 +153,9 @@ def _prepare_arc(config: DataConfig, task: Arc, seed: int) -> TrainingData:
         lambda device: arc_puzzles.random_variant(made, config, task, seed, device),
         made.variants,
         made.seen,
+        f"{made.left_out} pairs left out of training: they are test pairs to be predicted"
+        if made.left_out
+        else "",
     )
 
 

@@ -43,6 +43,8 @@ PALETTE = (
 class Arc(Task):
     """Grids of ten colours on a square canvas."""
 
+    same_cells = False
+
     def __init__(self, config: ArcConfig):
         from trm.data.canvas import VOCABULARY
 

@@ -25,6 +25,8 @@ class Task(ABC):
 
     vocab_size: int
     length: int
+    same_cells: bool = True
+    """Question and answer have the same cells, so that the padding of one is the padding of the other."""
 
     @abstractmethod
     def parse(self, text: str) -> np.ndarray:
