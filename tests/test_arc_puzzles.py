@@ -440,4 +440,7 @@ def test_a_pair_that_training_shows_is_not_held_out():
     assert len(asked) == len(set(asked)) > 20
     assert not shown & set(asked)
     with pytest.raises(UserError, match="every pair under them looks as under a trained variant"):
-        arc_puzzles.prepare(sources([ArcTask("t", (plain,), (plain,))], hold_out_variants=2), many, 0)
+        # Only the question that is asked, and never trained on, tells the variants apart.
+        black = Pair(grid("00", "00"), grid("00", "00"))
+        flat = ArcTask("t", (black,), (Pair(coloured.input, None),))
+        arc_puzzles.prepare(sources([flat], hold_out_variants=2), many, 0)

@@ -20,6 +20,7 @@ from trm.data.arc import ArcTask, Pair, Seen
 from trm.data.canvas import to_canvas
 from trm.data.variants import Variants, make, transform
 from trm.errors import UserError
+from trm.evaluate import mean_share
 from trm.inference import Thought
 from trm.models import Problem, RecursiveModel, build
 from trm.predict import KS, Answers, adapt, count_rows, score
@@ -218,8 +219,8 @@ def test_the_truth_under_every_variant_is_the_truth(run, by_task, monkeypatch, b
             np.testing.assert_array_equal(first.grid, pair.output)
             assert (candidate.votes, first.votes) == (6, 1)
     found = score(answers, KNOWN)
-    assert (found.tasks, found.single_pass) == (4, 1.0)
-    assert found.pass_at == dict.fromkeys(KS, 1.0)
+    assert (found.tasks, found.single_pass.value) == (4, 1.0)
+    assert {k: share.value for k, share in found.pass_at.items()} == dict.fromkeys(KS, 1.0)
 
 
 def test_halting_probabilities_stay_with_their_rows(run, monkeypatch):
@@ -277,14 +278,12 @@ def test_score_by_hand():
         },
     )
     found = score(answers, tasks)
-    assert (found.tasks, found.single_pass) == (2, 0.25)
-    assert found.pass_at == {1: 0.25, 2: 0.5, 5: 0.5, 10: 1.0, 100: 1.0, 1000: 1.0}
-    values = json.loads(json.dumps(found.as_dict()))
-    assert values == {
-        "tasks": 2,
-        "single_pass": 0.25,
-        "pass_at": {str(k): v for k, v in found.pass_at.items()},
-    }
+    assert (found.tasks, found.single_pass) == (2, mean_share(np.array([0.0, 0.5])))
+    values = {k: share.value for k, share in found.pass_at.items()}
+    assert values == {1: 0.25, 2: 0.5, 5: 0.5, 10: 1.0, 100: 1.0, 1000: 1.0}
+    plain = json.loads(json.dumps(found.as_dict()))
+    assert set(plain) == {"tasks", "single_pass", "pass_at"}
+    assert plain["pass_at"]["10"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     with pytest.raises(UserError, match="nothing to score"):
         score(answers, tasks[2:])
 

@@ -104,8 +104,10 @@ def evaluate(
     known = any(all(pair.output is not None for pair in task.test) for task in tasks)
     if not known and submission_path is None:
         raise UserError(f"{source} does not give the answers: nothing to score; use --submission FILE")
-    if submission_path is not None and (submission_path.is_dir() or not submission_path.parent.is_dir()):
-        raise UserError(f"--submission {submission_path} is a folder or in none: name a file")
+    if submission_path is not None:
+        if submission_path.is_dir():
+            raise UserError(f"--submission {submission_path} is a folder: name a file")
+        submission_path.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     _refuse_leaks(found, tasks, allow_leaks)
     answers = _predict(found, tasks, votes, steps, all_steps)
     if submission_path is not None:
