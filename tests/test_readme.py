@@ -12,7 +12,7 @@ from trm.config import load_recipe, recipe_names
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^trm .*$", README, flags=re.MULTILINE)
-PUZZLE = re.compile(r"[.1-6]{36}")
+PUZZLE = re.compile(r"(?<![.\d])(?:[.1-6]{36}|[.1-9]{81})(?![.\d])")
 
 
 def blocks(language: str) -> list[str]:

@@ -84,23 +84,30 @@ def lay_out(
     permute: Iterable[str] = (),
     validation: int | None = None,
     test: int | None = None,
+    test_rows: Sequence[Row] = (),
     seed: int = 0,
 ) -> RunConfig:
     """Split puzzles and write them with a recipe: train.csv, validation.csv, test.csv, recipe.yaml.
 
     Puzzles that a symmetry maps to each other stay in one split. Default sizes: a tenth each, at most 500 for
-    validation and 1,000 for the test. Raises UserError as `fit`, and where a file would be written over.
+    validation and 1,000 for the test. With `test_rows` these are the test, and none of them may be in essence
+    one of `rows`. Raises UserError as `fit`, and where a file would be written over.
     """
-    task = Grid(grids.infer(rows, dihedral, permute))
-    grids.check_answers(rows)
-    tenth = max(1, len(rows) // 10)
+    everyone = [*rows, *test_rows]
+    task = Grid(grids.infer(everyone, dihedral, permute))
+    grids.check_splits({"training": rows, "test": test_rows}, task)
+    ids, tenth = grids.puzzle_ids(everyone), max(1, len(rows) // 10)
+    if test_rows:
+        test = 0
     splits = grids.split(
-        grids.to_puzzles(rows, task),
+        grids.to_puzzles(rows, task, ids),
         task,
         min(tenth, 500) if validation is None else validation,
         min(tenth, 1000) if test is None else test,
         seed,
     )
+    if test_rows:
+        splits["test"] = grids.to_puzzles(test_rows, task, ids)
     files = {name: folder / f"{name}.csv" for name, part in splits.items() if len(part)}
     if taken := [path for path in (*files.values(), folder / "recipe.yaml") if path.exists()]:
         raise UserError(f"{taken[0]} exists; choose another folder")
@@ -109,7 +116,7 @@ def lay_out(
     values["data"] = {"train": str(files["train"]), "augment": dihedral or bool(task.config.permute)}
     if "validation" in files:
         values["data"]["validation"] = str(files["validation"])
-    if grids.puzzle_ids(rows) and not base.model.puzzle_width:  # the network must be told which rule it is
+    if ids and not base.model.puzzle_width:  # the network must be told which rule it is
         values["model"] |= {"prefix": max(1, base.model.prefix), "puzzle_width": base.model.width}
     run = parse(RunConfig, values, "recipe")
     with full_disk_is_a_user_error(f"not all of {folder} was written"):

@@ -100,6 +100,7 @@ def grid(
     height: int | None = None,
     validation: int | None = None,
     test: int | None = None,
+    test_file: Path | None = None,
     recipe: str = "mini",
     seed: int = 0,
 ) -> int:
@@ -122,6 +123,7 @@ def grid(
         height: Rows of puzzles that are written without row separators. Default: a square, else one row.
         validation: Validation puzzles. Default: a tenth, at most 500.
         test: Test puzzles. Default: a tenth, at most 1,000.
+        test_file: Test puzzles from a file of their own; one that is in essence a training puzzle is refused.
         recipe: The recipe from which model, optimizer and length of the run are taken.
         seed: Seed of the split.
     """
@@ -130,14 +132,26 @@ def grid(
 
     at_least(0, seed=seed, test=test)
     at_least(1, height=height, validation=validation)
+    if test is not None and test_file is not None:
+        raise UserError("give --test or --test-file, not both")
     rows, base = read_rows(file, height), load_recipe(recipe)
+    test_rows = read_rows(test_file, height) if test_file else []
     symbols = permute.split() if " " in permute else list(permute)
     run = lay_out(
-        rows, out, base, dihedral=dihedral, permute=symbols, validation=validation, test=test, seed=seed
+        rows,
+        out,
+        base,
+        dihedral=dihedral,
+        permute=symbols,
+        validation=validation,
+        test=test,
+        test_rows=test_rows,
+        seed=seed,
     )
     assert isinstance(run.task, GridConfig)
-    print(f"{len(rows)} puzzles of up to {run.task.height}x{run.task.width}: {' '.join(run.task.symbols)}")
-    for name, number in puzzle_ids(rows).items():
+    count, size = len(rows) + len(test_rows), f"{run.task.height}x{run.task.width}"
+    print(f"{count} puzzles of up to {size}: {' '.join(run.task.symbols)}")
+    for name, number in puzzle_ids([*rows, *test_rows]).items():
         print(f"puzzle id {number}: {name}")
     print(f"{out}: {', '.join(path.name for path in sorted(out.iterdir()))}")
     print(f"now: trm train {out / 'recipe.yaml'} --out runs/{out.name}")
