@@ -341,6 +341,8 @@ def test_a_maze_is_made_trained_on_measured_and_solved(capsys):
     code, out, _ = run(capsys, "eval", "run", "--data", "mz/test.csv", "--json", "--rollouts", "2")
     report = json.loads(out)["weights"]["ema"]
     assert set(report["early_stop"]["grades"]) == set(report["effort"]["grades"]) == {"valid", "shortest"}
+    assert run(capsys, "eval", "run", "--data", "mz/test.csv", "--curve", "curve", "--curve-depths=1")[0] == 0
+    assert "| exact [95 %] | valid | shortest | steps |" in Path("curve/curve.md").read_text()
     grid = "S..#\n.#..\n.#.#\n...G\n"
     Path("grids.txt").write_text(f"{grid}\n{grid}")
     code, out, _ = run(capsys, "solve", "--file", "grids.txt", "--model", "run", "--exact", "--json")

@@ -114,13 +114,12 @@ def write(points: list[Point], folder: Path, title: str) -> list[Path]:
 
 def table(points: list[Point]) -> str:
     """The sweep as a Markdown table."""
-    rows = [
-        "| depth | rollouts | select | exact [95 %] | steps | network applications | puzzles/s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    grades = list(points[0].grades) if points else []
+    head = f"depth | rollouts | select | exact [95 %]{''.join(f' | {name}' for name in grades)}"
+    rows = [f"| {head} | steps | network applications | puzzles/s |", "|" + "---|" * (7 + len(grades))]
     rows += [
-        f"| {p.depth} | {p.rollouts} | {p.select} | {p.exact} | {p.steps:.2f} | {p.applications:.1f} "
-        f"| {p.puzzles_per_second:.1f} |"
+        f"| {p.depth} | {p.rollouts} | {p.select} | {' | '.join(map(str, (p.exact, *p.grades.values())))} "
+        f"| {p.steps:.2f} | {p.applications:.1f} | {p.puzzles_per_second:.1f} |"
         for p in points
     ]
     return "\n".join(rows) + "\n"
