@@ -158,6 +158,7 @@ BAD = [
     (["data", "sudoku", "--out", "new", "--train", "-1"], "train"),
     (["data", "sudoku", "--out", "new", "--seed", "-1"], "seed"),
     (["data", "maze", "--out", "new", "--seed", str(2**64)], "seed"),
+    (["eval", "model", "--data", "good.csv", "--curve-depths", "4"], "need a folder: --curve"),
     (
         ["data", "sudoku", "--out", "new", "--box-rows", "2", "--box-cols", "2", "--train", "99"],
         "ask for fewer puzzles",

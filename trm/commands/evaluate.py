@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _EFFORT = Effort()
 # Options that a sweep takes over; it sets the others itself.
+_DEPTHS, _ROLLOUTS = "16,32,64,128", "1,4,16"
 _SWEPT = {"early_stop", "noise", "start", "symmetries", "seed"}
 
 
@@ -34,8 +35,8 @@ def evaluate(
     all_steps: bool = False,
     weights: Literal["all", "ema", "raw"] = "all",
     curve: Path | None = None,
-    curve_depths: str = "16,32,64,128",
-    curve_rollouts: str = "1,4,16",
+    curve_depths: str = _DEPTHS,
+    curve_rollouts: str = _ROLLOUTS,
     tasks: str = "",
     votes: int | None = None,
     submission: Path | None = None,
@@ -87,6 +88,8 @@ def evaluate(
     at_least(1, limit=limit, votes=votes)
     if effort.exact:
         raise UserError("--exact would measure the exact solver, not the model: leave it out")
+    if curve is None and (curve_depths, curve_rollouts) != (_DEPTHS, _ROLLOUTS):
+        raise UserError("--curve-depths and --curve-rollouts need a folder: --curve FOLDER")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
     found = pretrained.load(model, pick_device(device), dtype)
