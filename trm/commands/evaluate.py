@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from trm.solver import Solver
 
 _EFFORT = Effort()
-# Options that a sweep takes over; it sets the others itself.
 _DEPTHS, _ROLLOUTS = "16,32,64,128", "1,4,16"
+# Options that a sweep takes over; it sets the others itself.
 _SWEPT = {"early_stop", "noise", "start", "symmetries", "seed"}
 
 
