@@ -16,15 +16,13 @@ from tyro.conf import Positional
 from trm.config import DataConfig, MazeConfig
 from trm.data.puzzles import Puzzles, from_arrays, read_csv
 from trm.tasks.maze import Maze
-from trm.tasks.maze_paths import shortest_path
-
-_WALL, _PATH = 1, 5
+from trm.tasks.maze_paths import PATH, WALL, shortest_path
 
 
 def describe(name: str, mazes: Puzzles) -> None:
     """Print mean and standard deviation of path length (cells, S and G included) and number of walls."""
-    length_N = (mazes.answers_NL == _PATH).sum(1) + 2
-    walls_N = (mazes.tokens_NL == _WALL).sum(1)
+    length_N = (mazes.answers_NL == PATH).sum(1) + 2
+    walls_N = (mazes.tokens_NL == WALL).sum(1)
     print(
         f"{name:<12}{len(mazes):>7}{length_N.mean():>9.1f} +- {length_N.std():.1f}"
         f"{length_N.min():>6}..{length_N.max()}{walls_N.mean():>9.1f} +- {walls_N.std():.1f}"

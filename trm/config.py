@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trm.errors import UserError
 
+MAX_CELLS, MAX_SYMBOLS = 10_000, 254  # of a grid of one's own; a token is a byte, and 0 is padding
 C = TypeVar("C", bound="Config")
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -239,10 +240,12 @@ class GridConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.height * self.width > 10_000:
-            raise ValueError(f"a grid of {self.height}x{self.width} is too large: at most 10,000 cells")
-        if not 1 <= len(self.symbols) <= 254:
-            raise ValueError(f"a grid needs 1 to 254 symbols, not {len(self.symbols)}")
+        if self.height * self.width > MAX_CELLS:
+            raise ValueError(
+                f"a grid of {self.height}x{self.width} is too large: at most {MAX_CELLS:,} cells"
+            )
+        if not 1 <= len(self.symbols) <= MAX_SYMBOLS:
+            raise ValueError(f"a grid needs 1 to {MAX_SYMBOLS} symbols, not {len(self.symbols)}")
         if len(set(self.symbols)) != len(self.symbols):
             raise ValueError("the symbols are not all different")
         if unknown := sorted(set(self.permute) - set(self.symbols)):

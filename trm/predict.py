@@ -169,15 +169,13 @@ def adapt(
     """
     from trm.train import train
 
-    found = pretrained.load(model)
-    recipe = found.config.about.get("recipe")
-    if found.config.task.name != "arc" or not (found.config.puzzle_ids and found.config.model.puzzle_width):
-        raise UserError(
-            f"{found.folder} is no ARC model with puzzle embeddings: train one with a recipe arc..."
-        )
+    start, config = pretrained.find(model)
+    recipe = config.about.get("recipe")
+    if config.task.name != "arc" or not (config.puzzle_ids and config.model.puzzle_width):
+        raise UserError(f"{start} is no ARC model with puzzle embeddings: train one with a recipe arc...")
     if recipe is None:
-        raise UserError(f"{found.folder} does not say how it was trained, so it cannot be trained on")
-    base = parse(RunConfig, recipe, str(found.folder))
+        raise UserError(f"{start} does not say how it was trained, so it cannot be trained on")
+    base = parse(RunConfig, recipe, str(start))
     values = base.model_dump()
     values["name"] = f"adapt {base.name}"
     values["task"]["variants"] = variants
@@ -185,7 +183,7 @@ def adapt(
     values["data"] = {
         "demonstrations": ",".join(str(Path(p).resolve()) if Path(p).exists() else p for p in parts)
     }
-    values["model"] = found.config.model.model_dump()  # how the first machine computed does not matter here
+    values["model"] = config.model.model_dump()  # how the first machine computed does not matter here
     values["optimizer"] |= {
         "only_puzzles": only_puzzles,
         "schedule": "constant",
@@ -194,7 +192,7 @@ def adapt(
     # The average looks back over a part of this short run, not over all that came before.
     values["ema"] = {"decay": min(base.ema.decay, max(0.0, 1 - 10 / steps))}
     values["train"] |= {
-        "start_from": str(found.folder.resolve()),
+        "start_from": str(start.resolve()),
         "cuda_graph": False,
         "steps": steps,
         "log_every": max(1, min(base.train.log_every, steps // 10)),

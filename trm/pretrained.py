@@ -94,6 +94,12 @@ def save(
         (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
+def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
+    """The folder that `load` would load, and its configuration, without the weights."""
+    folder = _locate(str(name))
+    return folder, _read_config(folder)
+
+
 def load(
     name: str | Path, device: str = "cpu", dtype: str | None = None, compiled: bool = False
 ) -> Pretrained:
@@ -104,8 +110,7 @@ def load(
     """
     from trm.models import Problem, build, check_weights, load_weights
 
-    folder = _locate(str(name))
-    config = _read_config(folder)
+    folder, config = find(name)
     changes = ({"dtype": dtype} if dtype else {}) | ({"compile": "block"} if compiled else {})
     model_config = parse(ModelConfig, config.model.model_dump() | changes, "model")
     if device == "mps" and model_config.dtype == "float64":

@@ -1,6 +1,5 @@
 """`trm solve --task arc` and the ARC side of `trm eval`: votes, scores, submissions."""
 
-import json as json_
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,7 +63,7 @@ def solve(
         raise UserError("give tasks and a model: trm solve --task arc FILE --model RUN")
     at_least(1, adapt_steps=adapt_steps, variants=variants)
     tasks = arc.read(source)
-    _refuse_leaks(pretrained.load(model), tasks, allow_leaks)
+    _refuse_leaks(pretrained.find(model)[0], tasks, allow_leaks)
     folder = out or Path("runs") / Path(source.split(",")[0].replace(":", "-")).stem
     screen, file = console(stderr=True), folder / "submission.json"
     outcome = predict.adapt(model, source, folder, adapt_steps, variants, only_puzzles, device, screen)
@@ -108,7 +107,7 @@ def evaluate(
         if submission_path.is_dir():
             raise UserError(f"--submission {submission_path} is a folder: name a file")
         submission_path.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    _refuse_leaks(found, tasks, allow_leaks)
+    _refuse_leaks(found.folder, tasks, allow_leaks)
     answers = _predict(found, tasks, votes, steps, all_steps)
     if submission_path is not None:
         _write_submission(answers, tasks, submission_path)
@@ -135,11 +134,13 @@ def _predict(
         return predict.predict(found, tasks, votes, steps, all_steps, progress.at)
 
 
-def _refuse_leaks(found: "Pretrained", tasks: "list[ArcTask]", allow: bool) -> None:
-    leaked = [] if allow else found.seen().leaks(tasks)
+def _refuse_leaks(folder: Path, tasks: "list[ArcTask]", allow: bool) -> None:
+    from trm import pretrained
+
+    leaked = [] if allow else pretrained.seen(folder).leaks(tasks)
     if leaked:
         raise UserError(
-            f"{found.folder} was trained on test pairs of {len(leaked)} of these tasks ({leaked[0]}"
+            f"{folder} was trained on test pairs of {len(leaked)} of these tasks ({leaked[0]}"
             f"{', ...' if len(leaked) > 1 else ''}): a score would mean nothing; leave them out, or give "
             "--allow-leaks"
         )
@@ -153,7 +154,7 @@ def _write_submission(answers: "Answers", tasks: "list[ArcTask]", path: Path) ->
     check_submission(values, tasks)
     with full_disk_is_a_user_error(f"{path} was not written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json_.dumps(values))
+        write_atomic(path, dump(values))
 
 
 def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:

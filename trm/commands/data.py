@@ -219,7 +219,9 @@ def _generate(task: TaskConfig, options: dict[str, Any], out: Path, avoid: str, 
     wanted = {name: count for name, count in config.generated().items() if count}
     if not wanted:
         raise UserError("nothing to generate: give --train, --validation or --test")
-    refuse_existing(out, wanted)
+    taken = [out / f"{name}.csv" for name in wanted if (out / f"{name}.csv").exists()]
+    if taken:
+        raise UserError(f"{taken[0]} exists; choose another folder with --out")
     family = build_task(task)
     avoided = sources.read(avoid, family) if avoid else None
     with bar(console(stderr=True), "generating", sum(wanted.values())) as progress:
@@ -230,10 +232,3 @@ def _generate(task: TaskConfig, options: dict[str, Any], out: Path, avoid: str, 
             write_csv(out / f"{name}.csv", family, splits[name], "generated")
             print(f"{out / name}.csv: {len(splits[name])} puzzles")
     return 0
-
-
-def refuse_existing(out: Path, names: Any) -> None:
-    """Nothing is written over."""
-    taken = [out / f"{name}.csv" for name in names if (out / f"{name}.csv").exists()]
-    if taken:
-        raise UserError(f"{taken[0]} exists; choose another folder with --out")

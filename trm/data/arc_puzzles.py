@@ -183,7 +183,7 @@ def _held_variants(
         ids = variants.ids(each.name)
         shown = {_bytes(_turned(pair, variants, at)) for at in ids[: kept[i]] for pair in pairs}
         held = [_turned(pair, variants, at) for at in ids[kept[i] :] for pair in pairs]
-        fresh = {_bytes(pair): pair for pair in held if _bytes(pair) not in shown}
+        fresh = {key: pair for pair in held if (key := _bytes(pair)) not in shown}
         unseen.append(list(fresh.values()))
     if not any(unseen):
         raise UserError(

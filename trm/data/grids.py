@@ -22,14 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trm.config import GridConfig
+from trm.config import MAX_CELLS, MAX_SYMBOLS, GridConfig
 from trm.data.puzzles import Puzzles
 from trm.errors import UserError
 from trm.tasks.grid import Grid, check_symbol, split_cells
 from trm.tasks.task import Task
 
-MAX_CELLS = 10_000  # as in `GridConfig`
-MAX_SYMBOLS = 254
 _JSON = (".jsonl", ".ndjson", ".json")
 
 
