@@ -14,9 +14,9 @@ import tyro
 from tyro.conf import Positional
 
 from trm.config import DataConfig, MazeConfig
-from trm.data.puzzles import Puzzles, from_arrays, read_csv
-from trm.tasks.maze import Maze
-from trm.tasks.maze_paths import PATH, WALL, shortest_path
+from trm.puzzles.maze.family import Maze
+from trm.puzzles.maze.paths import PATH, WALL, shortest_path
+from trm.puzzles.table import Puzzles, from_arrays, read_csv
 
 
 def describe(name: str, mazes: Puzzles) -> None:

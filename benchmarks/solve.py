@@ -17,8 +17,8 @@ from train_step import peak_memory
 
 import trm
 from trm.config import DataConfig, Effort
-from trm.curve import Point, measure
 from trm.data import sources
+from trm.inference.curve import Point, measure
 
 
 def main(

@@ -32,10 +32,10 @@ from trm import rng
 from trm.config import RunConfig, load_recipe, parse
 from trm.data.batches import labels
 from trm.models import Problem, build
-from trm.optim import Ema, Optimizer
-from trm.step import WARM_UP, TrainingStep
-from trm.supervision import Batch
-from trm.tasks import Task, build_task
+from trm.puzzles import Task, build_task
+from trm.training.optim import Ema, Optimizer
+from trm.training.step import WARM_UP, TrainingStep
+from trm.training.supervision import Batch
 
 Way = Literal["eager", "compiled", "kernels", "kernels-only"]
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.data.arc import ArcTask, Pair, Seen, parse_grid, read
 from trm.errors import UserError
+from trm.puzzles.arc.readers import ArcTask, Pair, Seen, parse_grid, read
 
 SHOWN = {"input": [[0, 1], [2, 3]], "output": [[3]]}
 ASKED = {"input": [[4, 5, 6]]}

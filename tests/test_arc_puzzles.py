@@ -13,18 +13,18 @@ import torch
 from tiny_arc import SIDE, TASK, grid, image, made, same, unanswered, write
 
 from trm.config import ArcConfig, DataConfig, parse
-from trm.data import arc_puzzles
-from trm.data.arc import ArcTask, Pair
-from trm.data.arc_puzzles import ArcData
 from trm.data.batches import Batches
-from trm.data.canvas import to_canvas
-from trm.data.puzzles import Puzzles
 from trm.data.sources import prepare as prepare_run
-from trm.data.variants import transform
 from trm.errors import UserError
-from trm.losses import IGNORE
-from trm.supervision import Batch
-from trm.tasks.arc import Arc
+from trm.puzzles.arc import rows as arc_puzzles
+from trm.puzzles.arc.canvas import to_canvas
+from trm.puzzles.arc.family import Arc
+from trm.puzzles.arc.readers import ArcTask, Pair
+from trm.puzzles.arc.rows import ArcData
+from trm.puzzles.arc.variants import transform
+from trm.puzzles.table import Puzzles
+from trm.training.losses import IGNORE
+from trm.training.supervision import Batch
 
 A, B, C, D = (made(name) for name in "abcd")
 BY_TASK = Arc(ArcConfig(side=SIDE, variants=6, ids="task"))

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from trm import rng
 from trm.config import ArcConfig, DataConfig
-from trm.data.canvas import to_canvas
 from trm.errors import UserError
-from trm.tasks import build_task
-from trm.tasks.arc import PALETTE, Arc, picture
+from trm.puzzles import build_task
+from trm.puzzles.arc.canvas import to_canvas
+from trm.puzzles.arc.family import PALETTE, Arc, picture
 
 SIDE = 5
 TASK = Arc(ArcConfig(side=SIDE))

@@ -6,7 +6,7 @@ import torch
 from tiny import ANSWER, PUZZLES, TASK
 
 from trm.data.batches import Batches, as_they_are, labels, random_symmetry
-from trm.data.puzzles import Puzzles
+from trm.puzzles.table import Puzzles
 
 N = len(PUZZLES)
 

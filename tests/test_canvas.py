@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm import rng
-from trm.data.arc import ArcTask, Pair
-from trm.data.canvas import VariantDraw, from_canvas, to_canvas
-from trm.data.variants import make, transform
 from trm.errors import UserError
+from trm.puzzles.arc.canvas import VariantDraw, from_canvas, to_canvas
+from trm.puzzles.arc.readers import ArcTask, Pair
+from trm.puzzles.arc.variants import make, transform
 
 
 def grid(*rows: str) -> np.ndarray:

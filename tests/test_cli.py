@@ -15,11 +15,11 @@ from tiny import ANSWER, PUZZLES
 from trm import cli, pretrained
 from trm.commands import data, evaluate, info, solve, train
 from trm.config import GridConfig, ModelConfig, SudokuConfig, load_recipe
-from trm.data import original
-from trm.data.puzzles import read_csv
 from trm.models import Problem, build
-from trm.tasks.grid import Grid
-from trm.tasks.sudoku import Sudoku
+from trm.original import folders as original
+from trm.puzzles.grid.family import Grid
+from trm.puzzles.sudoku.family import Sudoku
+from trm.puzzles.table import read_csv
 
 COMMANDS = {
     "solve": solve.solve,

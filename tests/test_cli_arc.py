@@ -9,14 +9,16 @@ import pytest
 import tiny
 from tiny_arc import config, image, made, unanswered, write
 
-from trm import cli, predict
+from trm import cli
 from trm.commands import arc
 from trm.config import ArcConfig, dump_config, load_config
-from trm.data import arc_puzzles, original
-from trm.data.arc import ArcTask, Pair, read
-from trm.tasks.arc import Arc
-from trm.train import train
-from trm.voting import Prediction, check_submission
+from trm.contest import predict
+from trm.contest.voting import Prediction, check_submission
+from trm.original import folders as original
+from trm.puzzles.arc import rows as arc_puzzles
+from trm.puzzles.arc.family import Arc
+from trm.puzzles.arc.readers import ArcTask, Pair, read
+from trm.training.loop import train
 
 A, B, C, E = (made(name) for name in "abce")
 D = made("d", test=2)
@@ -373,7 +375,7 @@ def test_grids_are_shown_whole(capsys: pytest.CaptureFixture[str], truthful: Non
 
 
 def test_interrupted_learning_says_how_to_go_on(trm: Run, monkeypatch: pytest.MonkeyPatch):
-    from trm import train as module
+    from trm.training import loop as module
 
     whole = module.train
 

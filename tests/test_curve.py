@@ -7,9 +7,10 @@ import pytest
 import tiny
 from tiny import ANSWER, PUZZLES, TASK
 
-from trm import cli, curve
+from trm import cli
 from trm.config import Effort
-from trm.data.puzzles import from_arrays
+from trm.inference import curve
+from trm.puzzles.table import from_arrays
 
 
 def puzzles(answers: list[str]):

@@ -10,10 +10,10 @@ from tiny import ANSWER, PUZZLES, TASK, solver
 from torch import nn
 
 from trm.config import Effort
-from trm.data.puzzles import from_arrays
-from trm.evaluate import calibrate, evaluate, mean_share, wilson
+from trm.inference.evaluate import calibrate, evaluate, mean_share, wilson
 from trm.models import State
 from trm.models.layers import GatedUnit
+from trm.puzzles.table import from_arrays
 
 
 class Scripted(nn.Module):
@@ -143,7 +143,7 @@ def test_padding_counts_neither_as_right_nor_as_wrong():
 
 def test_chunks_change_nothing_but_progress(monkeypatch):
     whole = evaluate(SCRIPT, ASKED, 4)
-    monkeypatch.setattr("trm.solver.CPU_CHUNK", 3)
+    monkeypatch.setattr("trm.inference.solver.CPU_CHUNK", 3)
     done = []
     parts = evaluate(SCRIPT, ASKED, 4, progress=done.append)
     assert done == [3, 4]

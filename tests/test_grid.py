@@ -15,7 +15,7 @@ from rich.console import Console
 from trm import rng
 from trm.config import DataConfig, GridConfig
 from trm.errors import UserError
-from trm.tasks.grid import Grid, check_symbol
+from trm.puzzles.grid.family import Grid, check_symbol
 
 NARROW = (".", "1", "2", "?", ",", '"', "é")
 WIDE = (".", "1", "10", "🙂", "red")

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from trm.config import GridConfig
-from trm.data import grids
-from trm.data.grids import (
+from trm.errors import UserError
+from trm.puzzles.grid import readers as grids
+from trm.puzzles.grid.family import Grid
+from trm.puzzles.grid.readers import (
     Row,
     check_answers,
     check_splits,
@@ -25,9 +27,7 @@ from trm.data.grids import (
     split,
     to_puzzles,
 )
-from trm.data.puzzles import Puzzles, read_csv, write_csv
-from trm.errors import UserError
-from trm.tasks.grid import Grid
+from trm.puzzles.table import Puzzles, read_csv, write_csv
 
 LATIN = Path(__file__).parents[1] / "docs" / "tutorial" / "latin.py"
 

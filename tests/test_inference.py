@@ -11,7 +11,7 @@ from torch import nn
 
 from trm import rng
 from trm.config import Effort
-from trm.inference import Ends, choose, never, ponder, think, when_settled
+from trm.inference.think import Ends, choose, never, ponder, think, when_settled
 from trm.models import State
 
 STEPS = 8

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trm.config import LossConfig, ModelConfig, SupervisionConfig
 from trm.errors import UserError
-from trm.interop import build_original, describe, load_pt, rename, strip, to_original
 from trm.models import Problem, build, load_weights
+from trm.original.checkpoints import build_original, describe, load_pt, rename, strip, to_original
 
 # What the original's YAML and metadata say together.
 COMMON = {

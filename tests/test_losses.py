@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from trm.config import LossConfig
-from trm.losses import (
+from trm.models import Output, State
+from trm.training.losses import (
     IGNORE,
     correctness,
     softmax_cross_entropy,
@@ -15,8 +16,7 @@ from trm.losses import (
     step_loss,
     token_loss,
 )
-from trm.models import Output, State
-from trm.supervision import Batch, Slots, Step
+from trm.training.supervision import Batch, Slots, Step
 
 
 def s(x: float) -> float:

@@ -8,10 +8,10 @@ import torch
 
 from trm import rng
 from trm.config import DataConfig, MazeConfig
-from trm.data.symmetry import dihedral_cells
 from trm.errors import UserError
-from trm.tasks import build_task
-from trm.tasks.maze import Maze
+from trm.puzzles import build_task
+from trm.puzzles.maze.family import Maze
+from trm.puzzles.symmetry import dihedral_cells
 
 TASK = Maze(MazeConfig(height=3, width=4))
 ROWS = ("S  #", " #  ", "  #G")

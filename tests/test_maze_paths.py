@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.errors import UserError
-from trm.tasks import maze_paths
-from trm.tasks.maze_paths import PathCheck, check_path, generate, path_length, shortest_path
+from trm.puzzles.maze import paths as maze_paths
+from trm.puzzles.maze.paths import PathCheck, check_path, generate, path_length, shortest_path
 
 CHARACTERS = "_# SGo"
 WRONG = PathCheck(valid=False, shortest=False)

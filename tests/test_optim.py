@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from trm.config import EmaConfig, ModelConfig, OptimizerConfig
 from trm.models import Problem, RecursiveModel, build
 from trm.models.embedding import PuzzleEmbedding
-from trm.optim import (
+from trm.training.optim import (
     AdamATan2,
     Ema,
     Muon,

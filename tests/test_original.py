@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from tiny import ANSWER, PUZZLES, TASK
 
-from trm.data import original
-from trm.data.puzzles import Puzzles, from_arrays
 from trm.errors import UserError
+from trm.original import folders as original
+from trm.puzzles.table import Puzzles, from_arrays
 
 ARC = SimpleNamespace(vocab_size=12, length=900)
 BLANK = "<blank>"

@@ -14,19 +14,20 @@ from safetensors.torch import load_file
 from tiny_arc import RECIPE, SIDE, TASK, config, grid, image, made, unanswered, write
 from torch import Tensor
 
-from trm import predict, pretrained
+from trm import pretrained
 from trm.config import ArcConfig, RunConfig, load_config, parse
-from trm.data.arc import ArcTask, Pair, Seen
-from trm.data.canvas import to_canvas
-from trm.data.variants import Variants, make, transform
+from trm.contest import predict
+from trm.contest.predict import KS, Answers, adapt, count_rows, score
+from trm.contest.voting import Candidate, Prediction
 from trm.errors import UserError
-from trm.evaluate import mean_share
-from trm.inference import Thought
+from trm.inference.evaluate import mean_share
+from trm.inference.think import Thought
 from trm.models import Problem, RecursiveModel, build
-from trm.predict import KS, Answers, adapt, count_rows, score
 from trm.pretrained import Pretrained
-from trm.train import train
-from trm.voting import Candidate, Prediction
+from trm.puzzles.arc.canvas import to_canvas
+from trm.puzzles.arc.readers import ArcTask, Pair, Seen
+from trm.puzzles.arc.variants import Variants, make, transform
+from trm.training.loop import train
 
 A, B, C, E = (made(name) for name in "abce")
 D = made("d", test=2)

@@ -8,9 +8,9 @@ import pytest
 from tiny import ANSWER, PUZZLES, TASK
 
 from trm.config import SudokuConfig
-from trm.data.puzzles import Puzzles, from_arrays, read_csv, write_csv
 from trm.errors import UserError
-from trm.tasks.sudoku import Sudoku
+from trm.puzzles.sudoku.family import Sudoku
+from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
 
 OK = f"{PUZZLES[0]},{ANSWER}"
 

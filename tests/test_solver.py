@@ -13,9 +13,9 @@ from tiny import ANSWER, PUZZLES, TASK
 import trm
 from trm.config import Effort, GridConfig, ModelConfig
 from trm.errors import UserError
+from trm.inference.solver import Solver, pick_device
 from trm.models import Problem, build
-from trm.solver import Solver, pick_device
-from trm.tasks.grid import Grid
+from trm.puzzles.grid.family import Grid
 
 
 def python(code: str) -> str:

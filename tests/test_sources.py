@@ -8,10 +8,11 @@ import pytest
 from tiny import ANSWER, PUZZLES, TASK
 
 from trm.config import DataConfig
-from trm.data import original, sources
-from trm.data.puzzles import Puzzles
+from trm.data import sources
 from trm.errors import UserError
-from trm.tasks.sudoku import Sudoku
+from trm.original import folders as original
+from trm.puzzles.sudoku.family import Sudoku
+from trm.puzzles.table import Puzzles
 
 GENERATED = DataConfig(generate_train=6, generate_validation=3, generate_test=2, extra_clues=2)
 

@@ -10,12 +10,12 @@ from trm import rng
 from trm.config import RunConfig, parse
 from trm.data.batches import labels
 from trm.errors import UserError
-from trm.losses import step_loss
 from trm.models import Problem, RecursiveModel, build
-from trm.optim import Ema, Optimizer
-from trm.step import WARM_UP, TrainingStep
-from trm.supervision import Batch, empty_slots, supervise
-from trm.train import train
+from trm.training.loop import train
+from trm.training.losses import step_loss
+from trm.training.optim import Ema, Optimizer
+from trm.training.step import WARM_UP, TrainingStep
+from trm.training.supervision import Batch, empty_slots, supervise
 
 SMALL = {
     "seed": 3,

@@ -16,9 +16,9 @@ from tiny import PUZZLES
 from trm import rng
 from trm.config import DataConfig, SudokuConfig
 from trm.errors import UserError
-from trm.tasks import build_task
-from trm.tasks.sudoku import BLANK, Sudoku
-from trm.tasks.sudoku_solver import search
+from trm.puzzles import build_task
+from trm.puzzles.sudoku.family import BLANK, Sudoku
+from trm.puzzles.sudoku.solver import search
 
 BOXES = [(2, 2), (2, 3), (3, 2), (3, 3), (4, 4)]
 CHARS = "." + string.digits[1:] + string.ascii_uppercase

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.errors import UserError
-from trm.tasks import sudoku_generator
-from trm.tasks.sudoku_generator import canonical, generate, minimal_puzzle, random_solution
-from trm.tasks.sudoku_solver import guesses, is_solution, search
+from trm.puzzles.sudoku import generator as sudoku_generator
+from trm.puzzles.sudoku.generator import canonical, generate, minimal_puzzle, random_solution
+from trm.puzzles.sudoku.solver import guesses, is_solution, search
 
 SHAPES = [(2, 2), (2, 3), (3, 2), (2, 4), (3, 3), (3, 4), (4, 4)]
 

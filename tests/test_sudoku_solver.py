@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm.errors import UserError
-from trm.tasks.sudoku_solver import conflict, guesses, is_solution, layout, search
+from trm.puzzles.sudoku.solver import conflict, guesses, is_solution, layout, search
 
 # Puzzle and solution: Wikipedia's example, then three of Arto Inkala's and one of Gordon Royle's 17 clues.
 KNOWN = {

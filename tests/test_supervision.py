@@ -7,7 +7,7 @@ from torch import Tensor
 from trm import rng
 from trm.config import SupervisionConfig
 from trm.models import Output, State
-from trm.supervision import Batch, empty_slots, refill, supervise
+from trm.training.supervision import Batch, empty_slots, refill, supervise
 
 KEY = rng.stream("test")
 NO_EXPLORATION = {"exploration": 0.0}

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.data.symmetry import Symmetry
+from trm.puzzles.symmetry import Symmetry
 
 
 @st.composite

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import load_file
 
 import trm
-from trm import checkpoint
 from trm.config import RunConfig, dump_config, parse
 from trm.errors import UserError
-from trm.step import TrainingStep
-from trm.train import train
+from trm.training import checkpoint
+from trm.training.loop import train
+from trm.training.step import TrainingStep
 
 SMALL = {
     "name": "small",

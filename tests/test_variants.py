@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.data import arc
-from trm.data.arc import ArcTask, Pair
-from trm.data.variants import Variants, make, transform, undo
 from trm.errors import UserError
+from trm.puzzles.arc import readers as arc
+from trm.puzzles.arc.readers import ArcTask, Pair
+from trm.puzzles.arc.variants import Variants, make, transform, undo
 
 SAME = np.arange(10, dtype=np.uint8)
 
@@ -312,7 +312,7 @@ def test_a_failed_save_leaves_the_old_file(table, tmp_path, monkeypatch):
 @pytest.mark.skipif("TRM_DATA" not in os.environ, reason="TRM_DATA names no data folder")
 @pytest.mark.parametrize("name", ["training", "evaluation", "training2", "evaluation2", "concept"])
 def test_all_published_grids_come_back(name):
-    from trm.data.canvas import from_canvas, to_canvas
+    from trm.puzzles.arc.canvas import from_canvas, to_canvas
 
     tasks = arc.read(str(Path(os.environ["TRM_DATA"]) / "arc" / f"arc-agi_{name}_challenges.json"))
     found = make(tasks, 20, seed=0)

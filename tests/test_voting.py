@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.data.arc import ArcTask, Pair
+from trm.contest.voting import Candidate, Prediction, check_submission, pass_at, rank, submission
 from trm.errors import UserError
-from trm.voting import Candidate, Prediction, check_submission, pass_at, rank, submission
+from trm.puzzles.arc.readers import ArcTask, Pair
 
 GRIDS = [
     np.array(each, np.uint8)

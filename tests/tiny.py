@@ -6,9 +6,9 @@ import torch
 
 from trm import pretrained
 from trm.config import ModelConfig, SudokuConfig
+from trm.inference.solver import Solver
 from trm.models import Problem, RecursiveModel, build
-from trm.solver import Solver
-from trm.tasks.sudoku import Sudoku
+from trm.puzzles.sudoku.family import Sudoku
 
 CONFIG = SudokuConfig(box_rows=2, box_cols=2)
 TASK = Sudoku(CONFIG)

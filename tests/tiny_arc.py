@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from trm.config import ArcConfig, RunConfig, parse
-from trm.data.arc import ArcTask, Pair, Seen
-from trm.data.variants import transform
-from trm.tasks.arc import Arc
+from trm.puzzles.arc.family import Arc
+from trm.puzzles.arc.readers import ArcTask, Pair, Seen
+from trm.puzzles.arc.variants import transform
 
 SIDE = 4
 TASK = Arc(ArcConfig(side=SIDE, variants=6))

@@ -4,8 +4,9 @@
     solver = trm.load("mini")
     answer = solver.solve(puzzle)[0]
 
-Training and evaluation are functions of the modules of that name: `trm.train.train`,
-`trm.evaluate.evaluate`. Names are imported when first used, so that `import trm` does not import torch.
+Training and evaluation are functions of the modules of that name: `trm.training.loop.train`,
+`trm.inference.evaluate.evaluate`. Names are imported when first used, so that `import trm` does not import
+torch.
 """
 
 import importlib
@@ -15,19 +16,19 @@ if TYPE_CHECKING:
     from trm.config import Effort, RunConfig, load_recipe
     from trm.errors import UserError
     from trm.fitting import fit
-    from trm.solver import Answer, Solver, load
+    from trm.inference.solver import Answer, Solver, load
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "Effort", "RunConfig", "Solver", "UserError", "fit", "load", "load_recipe"]
 
 _HOMES = {
-    "Answer": "solver",
+    "Answer": "inference.solver",
     "Effort": "config",
     "RunConfig": "config",
-    "Solver": "solver",
+    "Solver": "inference.solver",
     "UserError": "errors",
     "fit": "fitting",
-    "load": "solver",
+    "load": "inference.solver",
     "load_recipe": "config",
 }
 

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trm.config import RunConfig, dump_config, load_recipe, parse
-from trm.data import grids
-from trm.data.grids import Row
-from trm.data.puzzles import write_csv
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, write_atomic
-from trm.tasks.grid import Grid
+from trm.puzzles.grid import readers as grids
+from trm.puzzles.grid.family import Grid
+from trm.puzzles.grid.readers import Row
+from trm.puzzles.table import write_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trm.solver import Solver
+    from trm.inference.solver import Solver
 
 
 def fit(
@@ -53,8 +53,8 @@ def fit(
     Raises:
         UserError: the puzzles are malformed or too few, or the options do not fit them.
     """
-    from trm.solver import load
-    from trm.train import train
+    from trm.inference.solver import load
+    from trm.training.loop import train
 
     rows = (
         grids.read_rows(Path(puzzles), height)

@@ -19,16 +19,16 @@ from pydantic import Field
 from trm.config import ArcConfig, Config, GridConfig, ModelConfig, TaskConfig, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, new_folder
-from trm.tasks import Task, build_task
+from trm.puzzles import Task, build_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from trm.data.arc import Seen
-    from trm.data.variants import Variants
     from trm.models import RecursiveModel
+    from trm.puzzles.arc.readers import Seen
+    from trm.puzzles.arc.variants import Variants
 
 _CONFIG, _WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
 _PUZZLES, _SEEN = "puzzles.safetensors", "seen.json"
@@ -199,7 +199,7 @@ def _described(variants: "Variants") -> str:
 
 
 def _read_variants(folder: Path, config: PretrainedConfig) -> "Variants":
-    from trm.data.variants import Variants
+    from trm.puzzles.arc.variants import Variants
 
     if not config.puzzle_ids:
         raise UserError(f"{folder} does not say what its puzzle ids stand for: it was trained without names")
@@ -214,7 +214,7 @@ def _read_variants(folder: Path, config: PretrainedConfig) -> "Variants":
 
 def seen(folder: Path) -> "Seen":
     """What the weights in a folder were trained on; empty where it does not say."""
-    from trm.data.arc import Seen
+    from trm.puzzles.arc.readers import Seen
 
     return Seen.load(folder / _SEEN) if (folder / _SEEN).exists() else Seen()
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.panel import Panel
 
-    from trm.data.arc import ArcTask
-    from trm.predict import Answers, Score
+    from trm.contest.predict import Answers, Score
     from trm.pretrained import Pretrained
+    from trm.puzzles.arc.readers import ArcTask
 
 
 def solve(
@@ -54,10 +54,11 @@ def solve(
         json: Print the submission as JSON instead of grids.
         device: Where to compute.
     """
-    from trm import predict, pretrained
-    from trm.data import arc
-    from trm.solver import pick_device
-    from trm.voting import submission
+    from trm import pretrained
+    from trm.contest import predict
+    from trm.contest.voting import submission
+    from trm.inference.solver import pick_device
+    from trm.puzzles.arc import readers as arc
 
     if not source or not model:
         raise UserError("give tasks and a model: trm solve --task arc FILE --model RUN")
@@ -96,8 +97,8 @@ def evaluate(
     as_json: bool,
 ) -> int:
     """Answer test inputs of tasks that the model has embeddings for; score them where answers are known."""
-    from trm import predict
-    from trm.data import arc
+    from trm.contest import predict
+    from trm.puzzles.arc import readers as arc
 
     tasks = arc.pick(arc.read(source), names)
     known = any(all(pair.output is not None for pair in task.test) for task in tasks)
@@ -126,7 +127,7 @@ def evaluate(
 def _predict(
     found: "Pretrained", tasks: "list[ArcTask]", votes: int | None, steps: int | None, all_steps: bool
 ) -> "Answers":
-    from trm import predict
+    from trm.contest import predict
     from trm.terminal import bar
 
     total = predict.count_rows(found, tasks, votes)
@@ -147,8 +148,8 @@ def _refuse_leaks(folder: Path, tasks: "list[ArcTask]", allow: bool) -> None:
 
 
 def _write_submission(answers: "Answers", tasks: "list[ArcTask]", path: Path) -> None:
+    from trm.contest.voting import check_submission, submission
     from trm.files import full_disk_is_a_user_error, write_atomic
-    from trm.voting import check_submission, submission
 
     values = submission(answers.ranked)
     check_submission(values, tasks)
@@ -176,7 +177,7 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
 def _panel(grid_HW: "np.ndarray", title: str, subtitle: str = "") -> "Panel":
     from rich.panel import Panel
 
-    from trm.tasks.arc import picture
+    from trm.puzzles.arc.family import picture
 
     drawn = picture(grid_HW)
     # By itself, a panel makes room for its title, but not for its subtitle.

@@ -127,8 +127,8 @@ def grid(
         recipe: The recipe from which model, optimizer and length of the run are taken.
         seed: Seed of the split.
     """
-    from trm.data.grids import puzzle_ids, read_rows
     from trm.fitting import lay_out
+    from trm.puzzles.grid.readers import puzzle_ids, read_rows
 
     at_least(0, seed=seed, test=test)
     at_least(1, height=height, validation=validation)
@@ -184,8 +184,8 @@ def arc(
     """
     import time
 
-    from trm.data import arc_puzzles
-    from trm.tasks.arc import Arc
+    from trm.puzzles.arc import rows as arc_puzzles
+    from trm.puzzles.arc.family import Arc
 
     at_least(0, seed=seed)
     start = time.perf_counter()
@@ -209,9 +209,9 @@ def _counts(train: int, validation: int, test: int) -> dict[str, Any]:
 def _generate(task: TaskConfig, options: dict[str, Any], out: Path, avoid: str, seed: int) -> int:
     """Generate the splits of a task and write them as CSV files."""
     from trm.data import sources
-    from trm.data.puzzles import write_csv
     from trm.files import full_disk_is_a_user_error
-    from trm.tasks import build_task
+    from trm.puzzles import build_task
+    from trm.puzzles.table import write_csv
     from trm.terminal import bar
 
     at_least(0, seed=seed)

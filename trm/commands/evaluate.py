@@ -14,11 +14,11 @@ from trm.config import Effort
 from trm.errors import UserError
 
 if TYPE_CHECKING:
-    from trm.curve import Point
-    from trm.data.puzzles import Puzzles
-    from trm.evaluate import Report
+    from trm.inference.curve import Point
+    from trm.inference.evaluate import Report
+    from trm.inference.solver import Solver
     from trm.pretrained import Pretrained
-    from trm.solver import Solver
+    from trm.puzzles.table import Puzzles
 
 _EFFORT = Effort()
 _DEPTHS, _ROLLOUTS = "16,32,64,128", "1,4,16"
@@ -79,9 +79,10 @@ def evaluate(
         effort: How long, and in how many ways, to think.
     """
     from trm import pretrained
-    from trm.data import original, sources
+    from trm.data import sources
+    from trm.inference.solver import Solver, pick_device
     from trm.models import load_weights
-    from trm.solver import Solver, pick_device
+    from trm.original import folders as original
 
     if not model or not data:
         raise UserError("give a model and data: trm eval MODEL --data FILE")
@@ -145,8 +146,8 @@ def _evaluate(
     solver: "Solver", puzzles: "Puzzles", effort: Effort, all_steps: bool, name: str
 ) -> "tuple[Report, Point | None]":
     """The plain evaluation of one kind of weights, and that of a larger effort where one is asked for."""
-    from trm.curve import measure
-    from trm.evaluate import evaluate
+    from trm.inference.curve import measure
+    from trm.inference.evaluate import evaluate
     from trm.terminal import bar
 
     steps, screen = effort.steps or solver.training_steps, console(stderr=True)
@@ -169,8 +170,8 @@ def _curve(
     as_json: bool,
 ) -> int:
     """Sweep efforts and write what they reach."""
-    from trm import curve
     from trm.files import full_disk_is_a_user_error
+    from trm.inference import curve
     from trm.terminal import bar
 
     groups = list(curve.sweep(base, depths, rollouts))

@@ -15,8 +15,8 @@ from trm.config import Effort
 from trm.errors import UserError
 
 if TYPE_CHECKING:
-    from trm.solver import Answer, Solver
-    from trm.tasks import Task
+    from trm.inference.solver import Answer, Solver
+    from trm.puzzles import Task
 
 _EFFORT = Effort()
 
@@ -143,7 +143,7 @@ def _split(text: str, name: str, task: "Task") -> list[_Source]:
 def _bundled_model(text: str, name: str) -> str:
     """Bundled weights that know puzzles like the first of a text."""
     from trm import pretrained
-    from trm.tasks import build_task
+    from trm.puzzles import build_task
 
     tasks = {each: build_task(pretrained.bundled_config(each).task) for each in pretrained.bundled_names()}
     for each, task in tasks.items():

@@ -42,7 +42,7 @@ def command(recipe: RunConfig, name: str = "mini") -> Callable[..., int]:
             device: Where to compute.
             config: Values of the recipe.
         """
-        from trm.train import train as run
+        from trm.training.loop import train as run
 
         if recipe_name != name:
             raise UserError(f"the recipe must come first: trm train {recipe_name} [options]")

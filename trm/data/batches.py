@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from trm import rng
-from trm.data.puzzles import Puzzles
-from trm.losses import IGNORE
-from trm.supervision import Batch
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
+from trm.puzzles.table import Puzzles
+from trm.training.losses import IGNORE
+from trm.training.supervision import Batch
 
 # From keys [B] and puzzles drawn (rows of the data [B], tokens and answers [B, L]) to tokens, answers, ids.
 Augment = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

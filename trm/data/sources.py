@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trm.config import DataConfig
-from trm.data import original
-from trm.data.arc import Seen
-from trm.data.puzzles import Puzzles, from_arrays, read_csv, write_csv
-from trm.data.variants import Variants
 from trm.errors import UserError
 from trm.files import sha256, write_atomic
-from trm.tasks.arc import Arc
-from trm.tasks.task import Task
+from trm.original import folders as original
+from trm.puzzles.arc.family import Arc
+from trm.puzzles.arc.readers import Seen
+from trm.puzzles.arc.variants import Variants
+from trm.puzzles.family import Task
+from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ def prepare(
 
 
 def _prepare_arc(config: DataConfig, task: Arc, seed: int) -> TrainingData:
-    from trm.data import arc_puzzles
+    from trm.puzzles.arc import rows as arc_puzzles
 
     made = arc_puzzles.prepare(config, task, seed)
     ids = len(made.variants.names) + 1 if task.config.ids == "task" else len(made.variants)

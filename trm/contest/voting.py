@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trm.data.arc import ArcTask, parse_grid
 from trm.errors import UserError
+from trm.puzzles.arc.readers import ArcTask, parse_grid
 
 ATTEMPTS = ("attempt_1", "attempt_2")
 

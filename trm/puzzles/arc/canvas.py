@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import numpy as np
 from numba import njit
 
-from trm.data.arc import COLOURS
-from trm.data.variants import DIHEDRAL, Variants
 from trm.errors import UserError
+from trm.puzzles.arc.readers import COLOURS
+from trm.puzzles.arc.variants import DIHEDRAL, Variants
 
 if TYPE_CHECKING:  # torch is imported only by those who train
     import torch

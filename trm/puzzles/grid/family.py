@@ -23,13 +23,13 @@ import numpy as np
 
 from trm.config import DataConfig, GridConfig
 from trm.errors import UserError
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
 
 if TYPE_CHECKING:
     from rich.text import Text
     from torch import Tensor
 
-    from trm.data.symmetry import Symmetry
+    from trm.puzzles.symmetry import Symmetry
 
 PAD = 0
 # An empty line between two rows is drawing; two slashes in a row are a row without cells.
@@ -150,7 +150,7 @@ class Grid(Task):
         import torch
 
         from trm import rng
-        from trm.data.symmetry import Symmetry, dihedral_cells
+        from trm.puzzles.symmetry import Symmetry, dihedral_cells
 
         batch, device = len(key_B), key_B.device
         cells_GL = dihedral_cells(*self.shape, device)

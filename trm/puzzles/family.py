@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # torch and rich are imported only by those who need them
     from rich.console import RenderableType
     from torch import Tensor
 
-    from trm.data.symmetry import Symmetry
+    from trm.puzzles.symmetry import Symmetry
 
 
 class Task(ABC):

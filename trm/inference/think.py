@@ -25,9 +25,9 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import Effort
-from trm.data.symmetry import Symmetry
 from trm.models import RecursiveModel, State
-from trm.tasks import Task
+from trm.puzzles import Task
+from trm.puzzles.symmetry import Symmetry
 
 
 class Thought(NamedTuple):

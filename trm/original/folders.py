@@ -33,10 +33,10 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from trm.config import Config, parse
-from trm.data.puzzles import Puzzles
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, new_folder, write_atomic
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
+from trm.puzzles.table import Puzzles
 
 _ABOUT = "dataset.json"
 _SET = "all"

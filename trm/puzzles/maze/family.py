@@ -20,13 +20,13 @@ import numpy as np
 
 from trm.config import DataConfig, MazeConfig
 from trm.errors import UserError
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
 
 if TYPE_CHECKING:
     from rich.text import Text
     from torch import Tensor
 
-    from trm.data.symmetry import Symmetry
+    from trm.puzzles.symmetry import Symmetry
 
 _CHARS = "?# SGo"
 _WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
@@ -75,7 +75,7 @@ class Maze(Task):
         return len(line)
 
     def check(self, tokens_L: np.ndarray) -> None:
-        from trm.tasks.maze_paths import path_length
+        from trm.puzzles.maze.paths import path_length
 
         if not path_length(self._grid(tokens_L)):
             raise UserError("no path joins S and G: open a wall")
@@ -84,7 +84,7 @@ class Maze(Task):
         return self.grade(tokens_L, answer_L)["shortest"]
 
     def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
-        from trm.tasks.maze_paths import check_path
+        from trm.puzzles.maze.paths import check_path
 
         try:
             return check_path(self._grid(tokens_L), self._grid(answer_L))._asdict()
@@ -92,7 +92,7 @@ class Maze(Task):
             return {"valid": False, "shortest": False}
 
     def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
-        from trm.tasks.maze_paths import shortest_path
+        from trm.puzzles.maze.paths import shortest_path
 
         try:
             answer_HW = shortest_path(self._grid(tokens_L))
@@ -112,7 +112,7 @@ class Maze(Task):
         import torch
 
         from trm import rng
-        from trm.data.symmetry import Symmetry, dihedral_cells
+        from trm.puzzles.symmetry import Symmetry, dihedral_cells
 
         cells_GL = dihedral_cells(*self.shape, key_B.device)
         cells_BL = cells_GL[rng.randint(key_B, 0, len(cells_GL))]
@@ -122,7 +122,7 @@ class Maze(Task):
     def generate(
         self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        from trm.tasks.maze_paths import generate
+        from trm.puzzles.maze.paths import generate
 
         wanted = config.generated()
         total = count = sum(wanted.values())

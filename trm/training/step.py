@@ -13,10 +13,10 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import RunConfig
-from trm.losses import step_loss
 from trm.models import RecursiveModel
-from trm.optim import Ema, Optimizer
-from trm.supervision import Batch, Slots, empty_slots, supervise
+from trm.training.losses import step_loss
+from trm.training.optim import Ema, Optimizer
+from trm.training.supervision import Batch, Slots, empty_slots, supervise
 
 # Steps run plainly before a graph is recorded: they compile, choose kernels and allocate.
 WARM_UP = 3

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from trm.config import TaskConfig
-from trm.tasks.arc import Arc
-from trm.tasks.grid import Grid
-from trm.tasks.maze import Maze
-from trm.tasks.sudoku import Sudoku
-from trm.tasks.task import Task
+from trm.puzzles.arc.family import Arc
+from trm.puzzles.family import Task
+from trm.puzzles.grid.family import Grid
+from trm.puzzles.maze.family import Maze
+from trm.puzzles.sudoku.family import Sudoku
 
 __all__ = ["Task", "build_task"]
 

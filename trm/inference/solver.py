@@ -13,10 +13,10 @@ from torch import Tensor
 from trm import pretrained
 from trm.config import Effort
 from trm.errors import UserError
-from trm.inference import Decision, Ends, choose, ponder, refine
+from trm.inference.think import Decision, Ends, choose, ponder, refine
 from trm.models import RecursiveModel
 from trm.models.layers import GatedUnit
-from trm.tasks import Task
+from trm.puzzles import Task
 
 # Rows per batch. On a CPU the widest activations of a chunk should stay in the cache.
 CPU_CHUNK, GPU_CHUNK = 64, 1024

@@ -31,21 +31,22 @@ from rich.console import Console
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import trm
-from trm import checkpoint, pretrained
+from trm import pretrained
 from trm.config import RunConfig, dump_config, load_config
 from trm.data import sources
 from trm.data.batches import Batches
 from trm.data.sources import TrainingData
 from trm.errors import UserError
-from trm.evaluate import Report, evaluate
 from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
+from trm.inference.evaluate import Report, evaluate
+from trm.inference.solver import pick_device
 from trm.models import Problem, RecursiveModel, State, build
-from trm.optim import Ema, Optimizer
-from trm.solver import pick_device
-from trm.step import TrainingStep
-from trm.supervision import Batch, Slots
-from trm.tasks import Task, build_task
+from trm.puzzles import Task, build_task
 from trm.terminal import bar
+from trm.training import checkpoint
+from trm.training.optim import Ema, Optimizer
+from trm.training.step import TrainingStep
+from trm.training.supervision import Batch, Slots
 
 
 @dataclass(frozen=True)

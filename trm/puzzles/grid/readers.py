@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trm.config import MAX_CELLS, MAX_SYMBOLS, GridConfig
-from trm.data.puzzles import Puzzles
 from trm.errors import UserError
-from trm.tasks.grid import Grid, check_symbol, split_cells
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
+from trm.puzzles.grid.family import Grid, check_symbol, split_cells
+from trm.puzzles.table import Puzzles
 
 _JSON = (".jsonl", ".ndjson", ".json")
 

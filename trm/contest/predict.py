@@ -19,22 +19,22 @@ import torch
 
 from trm import pretrained
 from trm.config import RunConfig, parse
-from trm.data.arc import ArcTask
-from trm.data.arc_puzzles import puzzle_id
-from trm.data.canvas import to_canvas
-from trm.data.variants import transform, undo
+from trm.contest.voting import Candidate, Prediction, pass_at, rank
 from trm.errors import UserError
-from trm.evaluate import Share, mean_share
-from trm.inference import never, think, when_settled
+from trm.inference.evaluate import Share, mean_share
+from trm.inference.solver import chunk_size
+from trm.inference.think import never, think, when_settled
 from trm.pretrained import Pretrained
-from trm.solver import chunk_size
-from trm.tasks.arc import Arc
-from trm.voting import Candidate, Prediction, pass_at, rank
+from trm.puzzles.arc.canvas import to_canvas
+from trm.puzzles.arc.family import Arc
+from trm.puzzles.arc.readers import ArcTask
+from trm.puzzles.arc.rows import puzzle_id
+from trm.puzzles.arc.variants import transform, undo
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trm.train import Outcome
+    from trm.training.loop import Outcome
 
 KS = (1, 2, 5, 10, 100, 1000)
 
@@ -167,7 +167,7 @@ def adapt(
     Raises:
         UserError: the model is none of ARC, has no puzzle embeddings, or does not say how it was trained.
     """
-    from trm.train import train
+    from trm.training.loop import train
 
     start, config = pretrained.find(model)
     recipe = config.about.get("recipe")

@@ -17,13 +17,13 @@ import numpy as np
 
 from trm.config import DataConfig, SudokuConfig
 from trm.errors import UserError
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
 
 if TYPE_CHECKING:
     from rich.text import Text
     from torch import Tensor
 
-    from trm.data.symmetry import Symmetry
+    from trm.puzzles.symmetry import Symmetry
 
 BLANK = 1
 _DIGITS = "123456789" + string.ascii_uppercase
@@ -67,7 +67,7 @@ class Sudoku(Task):
         return len(line.translate(_DRAWING))
 
     def check(self, tokens_L: np.ndarray) -> None:
-        from trm.tasks.sudoku_solver import conflict, search
+        from trm.puzzles.sudoku.solver import conflict, search
 
         board_L = _digits(tokens_L)
         if pair := conflict(board_L, *self.box):
@@ -83,7 +83,7 @@ class Sudoku(Task):
             raise UserError("the puzzle has no solution; check the clues for a typing error")
 
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool:
-        from trm.tasks.sudoku_solver import is_solution
+        from trm.puzzles.sudoku.solver import is_solution
 
         return is_solution(_digits(tokens_L), _digits(answer_L), *self.box)
 
@@ -91,7 +91,7 @@ class Sudoku(Task):
         return {}  # the solution is unique: right is right
 
     def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
-        from trm.tasks.sudoku_solver import search
+        from trm.puzzles.sudoku.solver import search
 
         found = search(_digits(tokens_L), *self.box, limit=1, max_guesses=_CHECK_BUDGET).solutions
         return found[0] + np.uint8(1) if len(found) else None
@@ -100,7 +100,7 @@ class Sudoku(Task):
         return self.config.model_dump()
 
     def canonical(self, tokens_L: np.ndarray) -> bytes:
-        from trm.tasks.sudoku_generator import canonical
+        from trm.puzzles.sudoku.generator import canonical
 
         return canonical(_digits(tokens_L).astype(np.uint8), *self.box)
 
@@ -108,7 +108,7 @@ class Sudoku(Task):
         import torch
 
         from trm import rng
-        from trm.data.symmetry import Symmetry
+        from trm.puzzles.symmetry import Symmetry
 
         box_rows, box_cols = self.box
         side = self.side
@@ -135,7 +135,7 @@ class Sudoku(Task):
     def generate(
         self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        from trm.tasks.sudoku_generator import generate
+        from trm.puzzles.sudoku.generator import generate
 
         splits = generate(
             *self.box,

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from trm.data.batches import labels
-from trm.data.puzzles import Puzzles
-from trm.inference import never, think, when_settled
-from trm.losses import IGNORE
+from trm.inference.solver import chunk_size
+from trm.inference.think import never, think, when_settled
 from trm.models import RecursiveModel
-from trm.solver import chunk_size
-from trm.tasks import Task
+from trm.puzzles import Task
+from trm.puzzles.table import Puzzles
+from trm.training.losses import IGNORE
 
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 _BINS = 10

@@ -24,7 +24,7 @@ import numpy as np
 from numba import njit
 
 from trm.errors import UserError
-from trm.tasks.sudoku_solver import checked, is_solution, layout, search, search_domains
+from trm.puzzles.sudoku.solver import checked, is_solution, layout, search, search_domains
 
 PATIENCE = 5_000  # tries in a row without a new puzzle before `generate` gives up
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from trm.config import Effort, parse
-from trm.data.puzzles import Puzzles
-from trm.evaluate import Share, shares, wilson
 from trm.files import write_atomic
-from trm.inference import choose
+from trm.inference.evaluate import Share, shares, wilson
+from trm.inference.solver import Solver
+from trm.inference.think import choose
 from trm.models import RecursiveModel
-from trm.solver import Solver
+from trm.puzzles.table import Puzzles
 
 # Selections of one group let the rollouts stop by the same rule.
 _GROUPS = (("halt", "stable", "vote"), ("first",), ("verify",))

@@ -16,7 +16,7 @@ import numpy as np
 
 from trm.errors import UserError
 from trm.files import write_atomic
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trm.config import LossConfig
-from trm.supervision import Step
+from trm.training.supervision import Step
 
 IGNORE = -100
 

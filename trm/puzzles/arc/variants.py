@@ -33,9 +33,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trm.data.arc import COLOURS, ArcTask
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, write_atomic
+from trm.puzzles.arc.readers import COLOURS, ArcTask
 
 DIHEDRAL = 8
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)

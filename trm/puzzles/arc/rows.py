@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trm.config import DataConfig
-from trm.data import arc
-from trm.data.arc import ArcTask, Pair, Seen
-from trm.data.canvas import VariantDraw, to_canvas
-from trm.data.puzzles import Puzzles
-from trm.data.variants import Variants, make, transform
 from trm.errors import UserError
-from trm.tasks.arc import Arc
+from trm.puzzles.arc import readers as arc
+from trm.puzzles.arc.canvas import VariantDraw, to_canvas
+from trm.puzzles.arc.family import Arc
+from trm.puzzles.arc.readers import ArcTask, Pair, Seen
+from trm.puzzles.arc.variants import Variants, make, transform
+from trm.puzzles.table import Puzzles
 
 if TYPE_CHECKING:
     import torch

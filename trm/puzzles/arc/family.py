@@ -16,13 +16,13 @@ import numpy as np
 
 from trm.config import ArcConfig, DataConfig
 from trm.errors import UserError
-from trm.tasks.task import Task
+from trm.puzzles.family import Task
 
 if TYPE_CHECKING:
     from rich.text import Text
     from torch import Tensor
 
-    from trm.data.symmetry import Symmetry
+    from trm.puzzles.symmetry import Symmetry
 
 # The colours of the public ARC pages: black, blue, red, green, yellow, grey, magenta, orange, azure, maroon.
 PALETTE = (
@@ -46,7 +46,7 @@ class Arc(Task):
     same_cells = False
 
     def __init__(self, config: ArcConfig):
-        from trm.data.canvas import VOCABULARY
+        from trm.puzzles.arc.canvas import VOCABULARY
 
         self.config = config
         self.side = config.side
@@ -54,7 +54,7 @@ class Arc(Task):
         self.vocab_size = VOCABULARY
 
     def parse(self, text: str) -> np.ndarray:
-        from trm.data.canvas import to_canvas
+        from trm.puzzles.arc.canvas import to_canvas
 
         rows = text.strip().replace("/", "\n").split()
         if not rows or len(set(map(len, rows))) > 1 or not all(row.isdecimal() for row in rows):
@@ -66,7 +66,7 @@ class Arc(Task):
 
     def grid(self, tokens_L: np.ndarray) -> np.ndarray:
         """The grid of colours in the top-left corner of a canvas, uint8 [H, W]; 0 x 0 where there is none."""
-        from trm.data.canvas import from_canvas
+        from trm.puzzles.arc.canvas import from_canvas
 
         return from_canvas(tokens_L, self.side)
 
@@ -95,7 +95,7 @@ class Arc(Task):
         """The identity: rotated or recoloured, a grid belongs to another puzzle id (see `data.variants`)."""
         import torch
 
-        from trm.data.symmetry import Symmetry
+        from trm.puzzles.symmetry import Symmetry
 
         size = (len(key_B), -1)
         cells_L, symbols_V = (torch.arange(n, device=key_B.device) for n in (self.length, self.vocab_size))

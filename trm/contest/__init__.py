@@ -1,0 +1,1 @@
+"""ARC Prize: predictions, votes, submissions."""

@@ -1,0 +1,1 @@
+"""Thinking with trained weights, and measuring how well."""

@@ -1,0 +1,1 @@
+"""The original code's checkpoints and data folders, both ways."""

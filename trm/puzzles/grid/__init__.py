@@ -1,0 +1,1 @@
+"""Grid puzzles of one's own."""

@@ -1,0 +1,1 @@
+"""Mazes; the answer is a shortest path."""

@@ -1,0 +1,1 @@
+"""From a configuration to weights: the loop, its step, and what it keeps."""
