@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from trm.config import DataConfig, MazeConfig
+from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.maze.family import Maze
 from trm.puzzles.maze.paths import PATH, WALL, shortest_path
 from trm.puzzles.table import Puzzles, from_arrays, read_csv
@@ -37,20 +37,20 @@ def main(files: Positional[tuple[Path, ...]] = (), /, n: int = 1000, seed: int =
         n: Mazes to generate.
         seed: Seed of the generator.
     """
-    task = Maze(MazeConfig())
-    task.generate(DataConfig(generate_test=1, min_path=10), 0, (), lambda found: None)  # compile
+    family = Maze(MazeConfig())
+    family.generate(MazeGeneratorConfig(test=1, min_path=10), 0, (), lambda found: None)  # compile
     print(f"{'mazes':<12}{'n':>7}{'path length':>17}{'range':>10}{'walls':>16}")
     for file in files:
-        mazes = read_csv(file, task)
+        mazes = read_csv(file, family)
         describe(file.stem, mazes)
-        ours = [shortest_path(maze_L.reshape(task.shape)) for maze_L in mazes.tokens_NL]
+        ours = [shortest_path(maze_L.reshape(family.shape)) for maze_L in mazes.tokens_NL]
         same = sum(
             our is not None and np.array_equal(our.ravel(), label_L)
             for our, label_L in zip(ours, mazes.answers_NL, strict=True)
         )
         print(f"{'':<12}{same} of {len(mazes)} labels reproduced")
     start = time.process_time()
-    made = task.generate(DataConfig(generate_test=n, min_path=110), seed, (), lambda found: None)["test"]
+    made = family.generate(MazeGeneratorConfig(test=n, min_path=110), seed, (), lambda found: None)["test"]
     seconds = time.process_time() - start
     describe("generated", from_arrays(*made))
     print(f"{'':<12}{seconds:.1f} s of one core")

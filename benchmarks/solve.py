@@ -16,9 +16,10 @@ from flops import matmul_peak, step_flops
 from train_step import peak_memory
 
 import trm
-from trm.config import DataConfig, Effort
+from trm.config import Effort
 from trm.data import sources
 from trm.inference.curve import Point, measure
+from trm.puzzles.sudoku.config import SudokuGeneratorConfig
 
 
 def main(
@@ -44,9 +45,9 @@ def main(
     solver = trm.load(model, compiled=compiled)
     device = solver.model.y_init.device
     if data is not None:
-        puzzles = sources.read(str(data), solver.task, n)
+        puzzles = sources.read(str(data), solver.family, n)
     else:
-        puzzles = sources.generate(DataConfig(generate_test=n), solver.task, seed=12345)["test"]
+        puzzles = sources.generate(SudokuGeneratorConfig(test=n), solver.family, seed=12345)["test"]
     peak = matmul_peak(device, torch.float32)
     print(f"{device}, {torch.get_num_threads()} threads; matrix product {peak / 1e9:,.0f} GFLOP/s")
     print(f"{'way':<22}{'chunk':>6}{'puzzles/s':>11}{'ratio':>7}{'steps':>7}{'exact %':>9}{'% of peak':>11}")

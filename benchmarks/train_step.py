@@ -29,10 +29,11 @@ from flops import matmul_peak, seconds, step_flops, synchronize
 from torch import Tensor
 
 from trm import rng
-from trm.config import RunConfig, load_recipe, parse
+from trm.config import parse
 from trm.data.batches import labels
 from trm.models import Problem, build
-from trm.puzzles import Task, build_task
+from trm.puzzles.family import Family
+from trm.recipe import RunConfig, load_recipe
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import WARM_UP, TrainingStep
 from trm.training.supervision import Batch
@@ -84,15 +85,15 @@ def settings(way: Way, cuda: bool) -> dict[str, object]:
     }
 
 
-def drawing(task: Task, batch: int, device: torch.device):
+def drawing(family: Family, batch: int, device: torch.device):
     """Random boards, drawn and augmented as in training."""
-    tokens_NL = torch.randint(2, task.vocab_size, (1000, task.length), device=device)
+    tokens_NL = torch.randint(2, family.vocab_size, (1000, family.length), device=device)
 
     def draw(number: Tensor) -> Batch:
         key = rng.fold(rng.stream("benchmark", device), number)
         row_B = rng.fold(key, torch.arange(batch, device=device))
         index_B = rng.randint(row_B, 0, len(tokens_NL))
-        tokens_BL = task.symmetry(row_B).apply(tokens_NL[index_B])
+        tokens_BL = family.symmetry(row_B).apply(tokens_NL[index_B])
         return Batch(tokens_BL, labels(tokens_BL.roll(1, 1)), torch.zeros_like(index_B))
 
     return draw
@@ -109,12 +110,12 @@ def time_step(case: Case, way: Way, dtype: str, batch: int, device: torch.device
     values["model"] |= {"dtype": dtype} | settings(way, cuda)
     values["train"]["batch"] = batch
     config = parse(RunConfig, values, "benchmark")
-    task = build_task(config.task)
+    family = config.family.build()
     graph = cuda and way != "eager"
-    model = build(config.model, Problem(task.vocab_size, task.length)).to(device).train()
+    model = build(config.model, Problem(family.vocab_size, family.length)).to(device).train()
     optimizer = Optimizer(config.optimizer, model, config.train.steps, capturable=graph)
     ema = Ema(config.ema, model, capturable=graph)
-    take = TrainingStep(config, model, optimizer, ema, drawing(task, batch, device), graph=graph)
+    take = TrainingStep(config, model, optimizer, ema, drawing(family, batch, device), graph=graph)
     for number in range(WARM_UP + 1 if graph else 1):
         take(number)
     synchronize(device)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from tiny_arc import SIDE, TASK, grid, image, made, same, unanswered, write
 
-from trm.config import ArcConfig, DataConfig, parse
+from trm.config import parse
 from trm.data.batches import Batches
 from trm.data.sources import prepare as prepare_run
 from trm.errors import UserError
 from trm.puzzles.arc import rows as arc_puzzles
 from trm.puzzles.arc.canvas import to_canvas
+from trm.puzzles.arc.config import ArcConfig, ArcDataConfig
 from trm.puzzles.arc.family import Arc
 from trm.puzzles.arc.readers import ArcTask, Pair
 from trm.puzzles.arc.rows import ArcData
@@ -37,13 +38,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def sources(train: list[ArcTask] = (), shown: list[ArcTask] = (), **options: object) -> DataConfig:
+def sources(train: list[ArcTask] = (), shown: list[ArcTask] = (), **options: object) -> ArcDataConfig:
     """Tasks as files, and the configuration that names them."""
     values: dict[str, object] = dict(options)
     for key, tasks in (("train", train), ("demonstrations", shown)):
         if tasks:
             values[key] = write(Path(f"{key}.json"), tasks)
-    return parse(DataConfig, values, "test")
+    return parse(ArcDataConfig, values, "test")
 
 
 def prepare(
@@ -66,12 +67,12 @@ def expected(*parts: tuple[int, tuple[Pair, ...]]) -> Counter:
     )
 
 
-def batches(data: ArcData, config: DataConfig, task: Arc, size: int = 64, seed: int = 0) -> Batches:
+def batches(data: ArcData, config: ArcDataConfig, task: Arc, size: int = 64, seed: int = 0) -> Batches:
     augment = arc_puzzles.random_variant(data, config, task, seed, "cpu")
     return Batches(data.train, size, augment, "cpu")
 
 
-def drawn(data: ArcData, config: DataConfig, task: Arc, count: int = 20, size: int = 64) -> Batch:
+def drawn(data: ArcData, config: ArcDataConfig, task: Arc, count: int = 20, size: int = 64) -> Batch:
     """The rows of many batches."""
     made = batches(data, config, task, size)
     return Batch(*(torch.cat(parts) for parts in zip(*(made.batch(0, i) for i in range(count)), strict=True)))
@@ -387,7 +388,7 @@ def test_batches_are_pure_functions():
 
 
 def test_held_out_variants_need_ids_by_task():
-    with pytest.raises(UserError, match=r"hold_out_variants needs task\.ids task"):
+    with pytest.raises(UserError, match=r"hold_out_variants needs family\.ids task"):
         prepare([A], hold_out_variants=2)
 
 

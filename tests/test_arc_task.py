@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trm import rng
-from trm.config import ArcConfig, DataConfig
+from trm.config import GeneratorConfig
 from trm.errors import UserError
-from trm.puzzles import build_task
 from trm.puzzles.arc.canvas import to_canvas
+from trm.puzzles.arc.config import ArcConfig
 from trm.puzzles.arc.family import PALETTE, Arc, picture
 
 SIDE = 5
@@ -28,7 +28,7 @@ grids = st.tuples(sides, sides).flatmap(
 
 
 def test_the_task_is_built_by_its_name():
-    built = build_task(ArcConfig(side=7))
+    built = ArcConfig(side=7).build()
     assert isinstance(built, Arc)
     assert (built.side, built.length, built.vocab_size) == (7, 49, 12)
     assert Arc(ArcConfig()).length == 900
@@ -141,7 +141,7 @@ def test_there_are_no_rules_to_check():
     assert TASK.verify(tokens, np.zeros_like(tokens)) is None
     assert TASK.grade(tokens, tokens) == {}
     assert TASK.solve_exactly(tokens) is None
-    assert TASK.describe() == {
+    assert TASK.config.model_dump() == {
         "name": "arc",
         "side": 5,
         "variants": 1000,
@@ -152,4 +152,4 @@ def test_there_are_no_rules_to_check():
 
 def test_tasks_are_not_generated():
     with pytest.raises(UserError, match=r"not generated: give data\.train"):
-        TASK.generate(DataConfig(generate_train=2), 0, (), lambda found: None)
+        TASK.generate(GeneratorConfig(train=2), 0, (), lambda found: None)

@@ -14,26 +14,29 @@ from tiny import ANSWER, PUZZLES
 
 from trm import cli, pretrained
 from trm.commands import data, evaluate, info, solve, train
-from trm.config import GridConfig, ModelConfig, SudokuConfig, load_recipe
+from trm.config import ModelConfig
 from trm.models import Problem, build
 from trm.original import folders as original
+from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
+from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
 from trm.puzzles.table import read_csv
+from trm.recipe import load_recipe
 
 COMMANDS = {
     "solve": solve.solve,
     "train": train.command(load_recipe("mini")),
     "eval": evaluate.evaluate,
-    "data sudoku": data.sudoku,
-    "data maze": data.maze,
+    "data sudoku": data.commands()["sudoku"],
+    "data maze": data.commands()["maze"],
     "info": info.info,
 }
 SMALL = [
-    "--data.generate-train=8",
-    "--data.generate-validation=3",
-    "--data.generate-test=3",
-    "--data.extra-clues=3",
+    "--data.generate.train=8",
+    "--data.generate.validation=3",
+    "--data.generate.test=3",
+    "--data.generate.extra-clues=3",
 ]
 BOARD = ["--box-rows=2", "--box-cols=2", "--extra-clues=2", "--train=4", "--validation=0", "--test=2"]
 
@@ -551,7 +554,7 @@ def test_puzzle_ids_that_a_model_does_not_know_are_refused(capsys):
     Path("ids.csv").write_text("\n".join(["question,answer,puzzle", *rows]) + "\n")
     values = tiny.MODEL.model_dump() | {"prefix": 1, "puzzle_width": 4}
     made = build(ModelConfig(**values), Problem(tiny.TASK.vocab_size, tiny.TASK.length, 2))
-    settings = pretrained.PretrainedConfig(task=tiny.CONFIG, model=made.config, puzzles=2, steps=2)
+    settings = pretrained.PretrainedConfig(family=tiny.CONFIG, model=made.config, puzzles=2, steps=2)
     pretrained.save(Path("two"), settings, made.state_dict())
     code, _, err = run(capsys, "eval", "two", "--data", "ids.csv")
     assert code == 2

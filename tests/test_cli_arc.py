@@ -11,13 +11,15 @@ from tiny_arc import config, image, made, unanswered, write
 
 from trm import cli
 from trm.commands import arc
-from trm.config import ArcConfig, dump_config, load_config
+from trm.config import dump_config
 from trm.contest import predict
 from trm.contest.voting import Prediction, check_submission
 from trm.original import folders as original
 from trm.puzzles.arc import rows as arc_puzzles
+from trm.puzzles.arc.config import ArcConfig
 from trm.puzzles.arc.family import Arc
 from trm.puzzles.arc.readers import ArcTask, Pair, read
+from trm.recipe import load_config
 from trm.training.loop import train
 
 A, B, C, E = (made(name) for name in "abce")
@@ -94,9 +96,9 @@ def truthful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- what a user can put right
 
-EVAL = ["eval", "run", "--data"]
-SOLVE = ["solve", "--task", "arc"]
-ONLY = "an ARC model is evaluated by votes: of these options only --steps goes with it"
+EVAL = ["arc", "eval", "run", "--data"]
+SOLVE = ["arc", "solve"]
+ONLY = "see `trm arc eval --help`"
 BAD = [
     (["data", "arc"], "give data.train or data.demonstrations"),
     (["data", "arc", "--train", "nothing.json"], "cannot read nothing.json"),
@@ -115,10 +117,10 @@ BAD = [
         ["train", "arc.yaml", "--out", "new", "--data.hold-out", "9"],
         "only 2 training tasks have known answers",
     ),
-    (["train", "arc.yaml", "--out", "new", "--data.hold-out-variants", "2"], "needs task.ids task"),
+    (["train", "arc.yaml", "--out", "new", "--data.hold-out-variants", "2"], "needs family.ids task"),
     (["train", "arc.yaml", "--out", "new", "--data.validation", "shown.json"], "data.validation"),
     (["train", "arc.yaml", "--out", "new", "--data.tasks", "x"], "there is no task 'x'"),
-    (["train", "arc.yaml", "--out", "new", "--task.side", "31"], "side"),
+    (["train", "arc.yaml", "--out", "new", "--family.side", "31"], "side"),
     (
         ["train", "arc.yaml", "--out", "new", "--train.start-from", "sudoku"],
         "sudoku is a model of sudoku, not",
@@ -136,12 +138,16 @@ BAD = [
     ([*EVAL, "shown.json", "--weights", "raw"], ONLY),
     ([*EVAL, "shown.json", "--curve", "curve"], ONLY),
     ([*EVAL, "shown.json", "--rollouts", "2"], ONLY),
-    ([*EVAL, "shown.json", "--exact"], "--exact would measure the exact solver"),
+    ([*EVAL, "shown.json", "--exact"], ONLY),
     ([*EVAL, "shown.json", "--submission", "arc.yaml/s.json"], "arc.yaml"),
-    (["eval", "sudoku", "--data", "shown.json", "--votes", "2"], "are for ARC models"),
-    (["eval", "sudoku", "--data", "shown.json", "--submission", "s.json"], "are for ARC models"),
-    (["eval", "sudoku", "--data", "shown.json", "--allow-leaks"], "are for ARC models"),
-    (["eval", "sudoku", "--data", "shown.json", "--tasks", "c"], "are for ARC models"),
+    (["eval", "sudoku", "--data", "shown.json", "--votes", "2"], "see `trm eval --help`"),
+    (["eval", "run", "--data", "shown.json"], "commands of their own: trm arc eval --help"),
+    (["arc", "eval", "sudoku", "--data", "shown.json"], "sudoku is no ARC model: use trm eval"),
+    (["arc", "eval", "run"], "give a model and data: trm arc eval MODEL --data FILE"),
+    (["arc", "adapt", "new.json"], "give tasks and a model: trm arc adapt FILE --model RUN"),
+    (["solve", "010/222", "--model", "run"], "commands of their own: trm arc solve --help"),
+    (["solve", "--task=arc", "new.json"], "ARC has commands of its own: trm arc solve FILE --model RUN"),
+    (["solve", "--task", "arc", "new.json"], "ARC has commands of its own: trm arc solve FILE --model RUN"),
     (SOLVE, "give tasks and a model"),
     ([*SOLVE, "new.json"], "give tasks and a model"),
     ([*SOLVE, "--model", "run"], "give tasks and a model"),
@@ -159,8 +165,8 @@ BAD = [
     ([*SOLVE, "new.json", "--model", "run", "--out", "run"], "run holds another run"),
     ([*SOLVE, "new.json", "--model", "run", "--adapt-steps", "0"], "--adapt-steps is 0"),
     ([*SOLVE, "new.json", "--model", "run", "--variants", "0"], "--variants is 0"),
-    ([*SOLVE, "new.json", "--model", "run", "--rollouts", "2"], "see `trm solve --task arc --help`"),
-    (["solve", "--task=arc", "new.json", "--model", "run", "--varaints", "2"], "did you mean --variants?"),
+    ([*SOLVE, "new.json", "--model", "run", "--rollouts", "2"], "see `trm arc solve --help`"),
+    (["arc", "solve", "new.json", "--model", "run", "--varaints", "2"], "did you mean --variants?"),
     (["solve", "--task", "ark", "new.json", "--model", "run"], "--task"),
 ]
 
@@ -178,7 +184,7 @@ def test_bad_input_is_one_line_and_exit_code_2(trm: Run, here: Path, arguments: 
 
 def test_what_cannot_be_scored_is_refused_before_the_work(trm: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(predict, "predict", lambda *arguments: pytest.fail("predicted in vain"))
-    assert trm("eval", "run", "--data", "asked.json")[0] == 2
+    assert trm("arc", "eval", "run", "--data", "asked.json")[0] == 2
 
 
 # --- data, train
@@ -216,30 +222,30 @@ def test_data_arc_counts_pairs_left_out(trm: Run):
 def test_train_from_a_recipe_stop_and_go_on(trm: Run, here: Path):
     code, out, err = trm(
         *("train", "arc.yaml", "--out", "second", "--stop-after", "1", "--train.steps", "2"),
-        *("--task.variants", "3", "--data.hold-out", "1"),
+        *("--family.variants", "3", "--data.hold-out", "1"),
     )
     assert (code, err) == (0, "")
     assert "stopped at step 1, saved; go on with `trm train --resume second`" in out
     settings = load_config(here / "second" / "config.yaml")
-    assert (settings.task.model_dump()["variants"], settings.data.hold_out) == (3, 1)
+    assert (settings.family.model_dump()["variants"], settings.data.hold_out) == (3, 1)
     code, out, err = trm("train", "--resume", "second")
     assert (code, err) == (0, "")
     assert "finished 2 steps; best validation exact 0.00 %" in out
-    assert trm("eval", "second", "--data", "shown.json")[0] == 0
+    assert trm("arc", "eval", "second", "--data", "shown.json")[0] == 0
 
 
 def test_help_of_train_shows_the_task_of_the_recipe(trm: Run):
     code, out, _ = trm("train", "arc.yaml", "--help")
     assert code == 0
-    assert "--task.variants" in out
-    assert "--task.box-rows" not in out
+    assert "--family.variants" in out
+    assert "--family.box-rows" not in out
 
 
 # --- eval
 
 
 def test_eval_table(trm: Run):
-    code, out, err = trm("eval", "run", "--data", "shown.json")
+    code, out, err = trm("arc", "eval", "run", "--data", "shown.json")
     assert (code, err) == (0, "")
     assert "run/last on shown.json, 2 tasks" in out
     rows = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
@@ -247,7 +253,7 @@ def test_eval_table(trm: Run):
 
 
 def test_eval_json(trm: Run, truthful: None):
-    code, out, err = trm("eval", "run", "--data", "shown.json", "--json")
+    code, out, err = trm("arc", "eval", "run", "--data", "shown.json", "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert list(report) == ["model", "data", "score"]
@@ -261,7 +267,7 @@ def test_eval_json(trm: Run, truthful: None):
 
 def test_votes_and_tasks(trm: Run, truthful: None):
     def scores(*extra: str) -> dict:
-        return json.loads(trm("eval", "run", "--data", "shown.json", "--json", *extra)[1])["score"]
+        return json.loads(trm("arc", "eval", "run", "--data", "shown.json", "--json", *extra)[1])["score"]
 
     assert scores("--tasks", "d")["tasks"] == 1
     assert scores("--votes", "1")["pass_at"]["1000"]["value"] == 0.0
@@ -277,8 +283,8 @@ def test_steps_are_handed_on(trm: Run, monkeypatch: pytest.MonkeyPatch):
             taken.append((steps, all_steps)) or [Prediction(A.train[0].input, 0.5)] * len(rows)
         ),
     )
-    trm("eval", "run", "--data", "shown.json", "--steps", "5", "--all-steps")
-    trm("eval", "run", "--data", "shown.json")
+    trm("arc", "eval", "run", "--data", "shown.json", "--steps", "5", "--all-steps")
+    trm("arc", "eval", "run", "--data", "shown.json")
     assert set(taken) == {(5, True), (2, False)}
 
 
@@ -286,7 +292,7 @@ def test_steps_are_handed_on(trm: Run, monkeypatch: pytest.MonkeyPatch):
 def test_a_submission_where_answers_are_unknown(trm: Run, here: Path, tmp_path: Path, json_too: bool):
     target = tmp_path / "new" / "submission.json"
     extra = ["--json"] if json_too else []
-    code, out, err = trm("eval", "run", "--data", "asked.json", "--submission", str(target), *extra)
+    code, out, err = trm("arc", "eval", "run", "--data", "asked.json", "--submission", str(target), *extra)
     assert (code, err) == (0, "")
     check_submission(json.loads(target.read_text()), read("asked.json"))
     if json_too:
@@ -297,7 +303,7 @@ def test_a_submission_where_answers_are_unknown(trm: Run, here: Path, tmp_path: 
 
 def test_a_submission_beside_a_score(trm: Run, truthful: None, tmp_path: Path):
     target = tmp_path / "submission.json"
-    code, out, _ = trm("eval", "run", "--data", "shown.json", "--submission", str(target))
+    code, out, _ = trm("arc", "eval", "run", "--data", "shown.json", "--submission", str(target))
     assert code == 0
     assert "pass@2" in out
     assert f"{target}: two attempts for every test input of 2 tasks" in out
@@ -308,14 +314,14 @@ def test_a_submission_beside_a_score(trm: Run, truthful: None, tmp_path: Path):
 
 
 def test_known_answers_are_scored_beside_unknown_ones(trm: Run, truthful: None):
-    code, out, _ = trm("eval", "run", "--data", "mixed.json", "--json")
+    code, out, _ = trm("arc", "eval", "run", "--data", "mixed.json", "--json")
     assert code == 0
     score = json.loads(out)["score"]
     assert (score["tasks"], score["pass_at"]["2"]["value"]) == (1, 1.0)
 
 
 def test_leaks_may_be_allowed(trm: Run):
-    code, out, err = trm("eval", "run", "--data", "train.json", "--allow-leaks")
+    code, out, err = trm("arc", "eval", "run", "--data", "train.json", "--allow-leaks")
     assert (code, err) == (0, "")
     assert "2 tasks" in out
 
@@ -325,7 +331,7 @@ def test_leaks_may_be_allowed(trm: Run):
 
 def test_solve_from_a_file_to_a_submission(trm: Run, here: Path):
     code, out, err = trm(
-        *("solve", "--task", "arc", "new.json", "--model", "run", "--out", "first"),
+        *("arc", "solve", "new.json", "--model", "run", "--out", "first"),
         *("--adapt-steps", "2", "--variants", "3"),
     )
     assert code == 0
@@ -339,15 +345,15 @@ def test_solve_from_a_file_to_a_submission(trm: Run, here: Path):
     check_submission(json.loads((here / "first" / "submission.json").read_text()), [E])
     settings = load_config(here / "first" / "config.yaml")
     assert (settings.train.steps, settings.data.demonstrations) == (2, str(Path("new.json").resolve()))
-    assert settings.task.model_dump()["variants"] == 3
-    code, out, _ = trm("eval", "first", "--data", "new.json", "--submission", "first/again.json")
+    assert settings.family.model_dump()["variants"] == 3
+    code, out, _ = trm("arc", "eval", "first", "--data", "new.json", "--submission", "first/again.json")
     assert code == 0
     assert (here / "first/again.json").read_bytes() == (here / "first/submission.json").read_bytes()
 
 
 def test_solve_json(trm: Run, here: Path, truthful: None):
     code, out, _ = trm(
-        *("solve", "--task=arc", "new.json", "--model", "run", "--out", "second solve", "--json"),
+        *("arc", "solve", "new.json", "--model", "run", "--out", "second solve", "--json"),
         *("--adapt-steps", "2", "--variants", "4", "--only-puzzles"),
     )
     assert code == 0
@@ -384,23 +390,23 @@ def test_interrupted_learning_says_how_to_go_on(trm: Run, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(module, "train", stopped)
     code, out, err = trm(
-        *("solve", "--task", "arc", "new.json", "--model", "run", "--out", "stopped", "--adapt-steps", "3")
+        *("arc", "solve", "new.json", "--model", "run", "--out", "stopped", "--adapt-steps", "3")
     )
     assert (code, out) == (1, "")
     assert "stopped at step 1, saved; go on with `trm train --resume stopped`" in " ".join(err.split())
 
 
 def test_help_of_solve_for_arc(trm: Run):
-    code, out, err = trm("solve", "--task", "arc", "--help")
+    code, out, err = trm("arc", "solve", "--help")
     assert (code, err) == (0, "")
-    assert out.startswith("usage: trm solve --task arc ")
-    assert "trm solve --task arc mytask.json --model" in out
+    assert out.startswith("usage: trm arc solve ")
+    assert "trm arc solve mytask.json --model" in out
     assert "--adapt-steps" in out
     assert "--rollouts" not in out
-    assert "trm solve --task arc --help" in " ".join(trm("solve", "--help")[1].replace("│", " ").split())
+    assert "trm arc solve --help" in " ".join(trm("solve", "--help")[1].replace("│", " ").split())
 
 
-@pytest.mark.parametrize("command", ["data arc", "eval"])
+@pytest.mark.parametrize("command", ["data arc", "arc eval"])
 def test_help_shows_the_arc_examples(trm: Run, command: str):
     out = trm(*command.split(), "--help")[1]
     assert f"trm {command} " in out

@@ -12,17 +12,14 @@ from trm.config import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
-    RunConfig,
-    SudokuConfig,
     SupervisionConfig,
     dump_config,
-    load_config,
-    load_recipe,
     option_names,
     parse,
-    recipe_names,
 )
 from trm.errors import UserError
+from trm.puzzles.sudoku.config import SudokuConfig
+from trm.recipe import RunConfig, load_config, load_recipe, recipe_names
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -198,7 +195,7 @@ def test_configurations_are_frozen():
 
 def test_option_names_are_dotted_and_every_option_is_documented():
     names = option_names(RunConfig)
-    assert {"name", "seed", "model.T", "optimizer.betas", "task.box_rows"} <= set(names)
+    assert {"name", "seed", "model.T", "optimizer.betas", "family.box_rows"} <= set(names)
     assert len(names) == len(set(names))
     for section in RunConfig.model_fields.values():
         for name, field in getattr(section.annotation, "model_fields", {}).items():
@@ -231,15 +228,19 @@ def test_compile_reads_what_earlier_versions_wrote(written, meant):
 
 
 @pytest.mark.parametrize(
-    ("task", "data", "message"),
+    ("family", "data", "message"),
     [
-        ("maze", {"extra_clues": 3}, "data.extra_clues is for sudoku, and would do nothing for maze"),
-        ("maze", {"train": "x", "demonstrations": "y"}, "data.demonstrations is for arc"),
-        ("sudoku", {"min_path": 9}, "data.min_path is for maze"),
-        ("arc", {"max_guesses": 0}, "data.max_guesses is for sudoku"),
+        (
+            "maze",
+            {"generate": {"extra_clues": 3}},
+            "generate.extra_clues is for sudoku, and would do nothing for maze",
+        ),
+        ("maze", {"train": "x", "demonstrations": "y"}, "demonstrations is for arc"),
+        ("sudoku", {"generate": {"min_path": 9}}, "generate.min_path is for maze"),
+        ("arc", {"generate": {"max_guesses": 0}}, "generate.max_guesses is for sudoku"),
     ],
 )
-def test_data_options_of_another_family_are_refused(task, data, message):
+def test_data_options_of_another_family_are_refused(family, data, message):
     with pytest.raises(UserError) as caught:
-        parse(RunConfig, {"task": {"name": task}, "data": data}, "test")
+        parse(RunConfig, {"family": {"name": family}, "data": data}, "test")
     assert message in str(caught.value)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trm.config import GridConfig
 from trm.errors import UserError
 from trm.puzzles.grid import readers as grids
+from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.grid.readers import (
     Row,

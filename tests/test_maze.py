@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from trm import rng
-from trm.config import DataConfig, MazeConfig
 from trm.errors import UserError
-from trm.puzzles import build_task
+from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.maze.family import Maze
 from trm.puzzles.symmetry import dihedral_cells
 
@@ -17,16 +16,16 @@ TASK = Maze(MazeConfig(height=3, width=4))
 ROWS = ("S  #", " #  ", "  #G")
 MAZE = TASK.parse("".join(ROWS))
 RIGHT = TASK.parse("Soo#" " #oo" "  #G")  # fmt: skip
-GENERATED = {"generate_train": 30, "generate_validation": 10, "generate_test": 5, "min_path": 8}
+GENERATED = {"train": 30, "validation": 10, "test": 5, "min_path": 8}
 
 
 def generate(task=None, **changes):
     task = task or Maze(MazeConfig(height=6, width=6))
-    return task.generate(DataConfig(**GENERATED | changes), 3, (), lambda found: None)
+    return task.generate(MazeGeneratorConfig(**GENERATED | changes), 3, (), lambda found: None)
 
 
-def test_build_task_makes_mazes():
-    task = build_task(MazeConfig())
+def test_a_configuration_builds_its_family_makes_mazes():
+    task = MazeConfig().build()
     assert isinstance(task, Maze)
     assert (task.length, task.vocab_size) == (900, 6)
 
@@ -113,7 +112,7 @@ def walk(task, maze_L):
 def test_verify_calls_no_wrong_answer_right():
     """10,000 random and mutated answers, against a search through all simple paths."""
     task, draw = Maze(MazeConfig(height=4, width=4)), random.Random(5)
-    mazes, answers, _ = generate(task, generate_train=50, min_path=4)["train"]
+    mazes, answers, _ = generate(task, train=50, min_path=4)["train"]
     paths = [walk(task, maze_L) for maze_L in mazes]
     right = 0
     for i in range(10_000):
@@ -168,7 +167,7 @@ def test_generated_splits_are_essentially_different():
         for maze, answer, length in zip(mazes, answers, lengths, strict=True):
             assert task.verify(maze, answer)
             assert (answer == 5).sum() + 2 == length >= 8
-    again = task.generate(DataConfig(**GENERATED), 3, everyone[:20], lambda found: None)
+    again = task.generate(MazeGeneratorConfig(**GENERATED), 3, everyone[:20], lambda found: None)
     fresh = np.concatenate([arrays[0] for arrays in again.values()])
     assert not {task.canonical(m) for m in fresh} & {task.canonical(m) for m in everyone[:20]}
 

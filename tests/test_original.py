@@ -278,8 +278,8 @@ def test_no_puzzles_for_the_examples(sudoku: Path):
 @pytest.mark.parametrize(
     ("about", "words"),
     [
-        ({"vocab_size": 11}, "vocab_size is 11, but 6 in the task"),
-        ({"seq_len": 81}, "seq_len is 81, but 16 in the task"),
+        ({"vocab_size": 11}, "vocab_size is 11, but 6 in the family"),
+        ({"seq_len": 81}, "seq_len is 81, but 16 in the family"),
         ({"pad_id": 5}, "pad_id is 5, but 0"),
         ({"num_puzzle_identifiers": 0}, "num_puzzle_identifiers"),
         ({"vocab_size": "many"}, "vocab_size: "),
@@ -465,7 +465,7 @@ BOARDS = np.ones((2, 16), dtype=np.uint8)
         ({"train": random_puzzles(0)}, {"identifiers": NAMES[:3]}, "from 0 to 3, but identifiers name 3"),
         ({"train": from_arrays(BOARDS[:0], BOARDS[:0])}, {}, "'train' holds no puzzles"),
         ({"../train": from_arrays(BOARDS, BOARDS)}, {}, "'../train' is no name of a split"),
-        ({"train": from_arrays(BOARDS, BOARDS[:, :9])}, {}, "do not fit the task: it has 16 tokens"),
+        ({"train": from_arrays(BOARDS, BOARDS[:, :9])}, {}, "do not fit the family: it has 16 tokens"),
         ({"train": from_arrays(BOARDS, BOARDS + 5)}, {}, "a vocabulary of 6"),
         ({"train": from_arrays(BOARDS, BOARDS)}, {"groups": {"test": indices(0, 2)}}, "groups of test, but"),
         (

@@ -15,7 +15,7 @@ from tiny_arc import RECIPE, SIDE, TASK, config, grid, image, made, unanswered, 
 from torch import Tensor
 
 from trm import pretrained
-from trm.config import ArcConfig, RunConfig, load_config, parse
+from trm.config import parse
 from trm.contest import predict
 from trm.contest.predict import KS, Answers, adapt, count_rows, score
 from trm.contest.voting import Candidate, Prediction
@@ -25,8 +25,10 @@ from trm.inference.think import Thought
 from trm.models import Problem, RecursiveModel, build
 from trm.pretrained import Pretrained
 from trm.puzzles.arc.canvas import to_canvas
+from trm.puzzles.arc.config import ArcConfig
 from trm.puzzles.arc.readers import ArcTask, Pair, Seen
 from trm.puzzles.arc.variants import Variants, make, transform
+from trm.recipe import RunConfig, load_config
 from trm.training.loop import train
 
 A, B, C, E = (made(name) for name in "abce")
@@ -44,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def by_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with embeddings by task."""
-    return trained(tmp_path_factory.mktemp("by task"), task={"ids": "task"})
+    return trained(tmp_path_factory.mktemp("by task"), family={"ids": "task"})
 
 
 def trained(folder: Path, **changes: dict) -> Path:
@@ -182,7 +184,7 @@ class Oracle:
 
     def __init__(self, model: Pretrained, tasks: tuple[ArcTask, ...]):
         self.answers: dict[tuple[int, bytes], np.ndarray] = {}
-        known, config = model.variants(), model.config.task
+        known, config = model.variants(), model.config.family
         assert isinstance(config, ArcConfig)
         for task in tasks:
             for puzzle, variant in zip(ids(known, task, config.ids), known.ids(task.name), strict=True):
@@ -296,10 +298,10 @@ def fresh(
     tasks: tuple[ArcTask, ...], count: int, seed: int, **changes: dict
 ) -> tuple[RecursiveModel, Variants, RunConfig]:
     """A new model for tasks, and what its ids mean."""
-    settings = config(**{"task": {"variants": count}} | changes)
-    assert isinstance(settings.task, ArcConfig)
+    settings = config(**{"family": {"variants": count}} | changes)
+    assert isinstance(settings.family, ArcConfig)
     variants = make(tasks, count, seed)
-    puzzles = len(tasks) + 1 if settings.task.ids == "task" else len(variants)
+    puzzles = len(tasks) + 1 if settings.family.ids == "task" else len(variants)
     torch.manual_seed(seed)
     return build(settings.model, Problem(TASK.vocab_size, TASK.length, puzzles)), variants, settings
 
@@ -310,7 +312,7 @@ def test_embeddings_go_by_the_names_of_tasks_and_the_looks_of_variants(run, coun
     old = pretrained.load(run)
     known, before = old.variants(), old.model.state_dict()
     model, variants, settings = fresh((E, D, A), count, seed)
-    seen = pretrained.start_from(model, str(run), settings.task, variants)
+    seen = pretrained.start_from(model, str(run), settings.family.build(), variants)
     assert seen == old.seen()
     after = model.state_dict()
     for name in before.keys() - {TABLE}:
@@ -335,8 +337,8 @@ def test_embeddings_go_by_the_names_of_tasks_and_the_looks_of_variants(run, coun
 
 def test_embeddings_by_task_go_by_names(by_task):
     before = pretrained.load(by_task).model.state_dict()[TABLE]
-    model, variants, settings = fresh((E, D, A), 3, 1, task={"ids": "task"})
-    pretrained.start_from(model, str(by_task), settings.task, variants)
+    model, variants, settings = fresh((E, D, A), 3, 1, family={"ids": "task"})
+    pretrained.start_from(model, str(by_task), settings.family.build(), variants)
     after = model.state_dict()[TABLE]
     mean_W = before[1:].mean(0)
     assert torch.equal(after, torch.stack([mean_W, mean_W, before[4], before[1]]))
@@ -347,18 +349,18 @@ def test_what_does_not_fit_is_refused(run, by_task, tmp_path):
         (run, "task", "by variant, this model by task"),
         (by_task, "variant", "by task"),
     ):
-        model, variants, settings = fresh((A,), 3, 0, task={"ids": ids_by})
+        model, variants, settings = fresh((A,), 3, 0, family={"ids": ids_by})
         with pytest.raises(UserError, match=message):
-            pretrained.start_from(model, str(folder), settings.task, variants)
+            pretrained.start_from(model, str(folder), settings.family.build(), variants)
     model, variants, settings = fresh((A,), 3, 0, model={"width": 32, "puzzle_width": 20})
     with pytest.raises(UserError, match="of another architecture"):
-        pretrained.start_from(model, str(run), settings.task, variants)
+        pretrained.start_from(model, str(run), settings.family.build(), variants)
     model, variants, settings = fresh((A,), 3, 0, model={"puzzle_width": 12})
     with pytest.raises(UserError, match=r"embed\.puzzle\.weight has shape"):
-        pretrained.start_from(model, str(run), settings.task, variants)
+        pretrained.start_from(model, str(run), settings.family.build(), variants)
     model, variants, settings = fresh((A,), 3, 0)
     with pytest.raises(UserError, match="a model of sudoku, not of arc"):
-        pretrained.start_from(model, str(tiny.save(tmp_path / "sudoku")), settings.task, variants)
+        pretrained.start_from(model, str(tiny.save(tmp_path / "sudoku")), settings.family.build(), variants)
 
 
 def test_a_single_embedding_is_taken_over(tmp_path):
@@ -366,9 +368,9 @@ def test_a_single_embedding_is_taken_over(tmp_path):
     settings = tiny.MODEL.model_copy(update={"prefix": 1, "puzzle_width": 8})
     models = [build(settings, Problem(tiny.TASK.vocab_size, tiny.TASK.length)) for _ in range(2)]
     torch.nn.init.normal_(models[0].embed.puzzle.weight)
-    about = pretrained.PretrainedConfig(task=tiny.CONFIG, model=settings)
+    about = pretrained.PretrainedConfig(family=tiny.CONFIG, model=settings)
     pretrained.save(tmp_path / "model", about, models[0].state_dict())
-    pretrained.start_from(models[1], str(tmp_path / "model"), tiny.CONFIG, None)
+    pretrained.start_from(models[1], str(tmp_path / "model"), tiny.TASK, None)
     for name, weight in models[0].state_dict().items():
         assert torch.equal(models[1].state_dict()[name], weight), name
 
@@ -515,7 +517,7 @@ def test_a_table_of_another_model_is_refused(run, adapted, tmp_path):
     (folder / "puzzles.safetensors").unlink()
     with pytest.raises(UserError, match=r"puzzles\.safetensors is missing"):
         pretrained.load(folder).variants()
-    assert parse(ArcConfig, pretrained.load(folder).config.task.model_dump(), "test").side == SIDE
+    assert parse(ArcConfig, pretrained.load(folder).config.family.model_dump(), "test").side == SIDE
 
 
 def test_a_model_of_a_fast_machine_is_adapted_on_any(run, tmp_path, monkeypatch):

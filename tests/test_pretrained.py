@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from trm import pretrained
 from trm.errors import UserError
 
-CONFIG = pretrained.PretrainedConfig(task=tiny.CONFIG, model=tiny.MODEL, steps=5, about={"seed": 3})
+CONFIG = pretrained.PretrainedConfig(family=tiny.CONFIG, model=tiny.MODEL, steps=5, about={"seed": 3})
 
 
 def equal(a: dict, b: dict) -> bool:
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path):
     assert found.config == CONFIG
     assert equal(found.model.state_dict(), weights)
     assert equal(found.raw, raw)
-    assert (found.task.length, found.folder, found.model.training) == (16, tmp_path / "a", False)
+    assert (found.family.length, found.folder, found.model.training) == (16, tmp_path / "a", False)
 
 
 def test_saving_again_leaves_nothing_of_the_old(tmp_path):
@@ -80,11 +80,11 @@ def test_damaged_config(folder, text):
         ({"format": None}, "has format None"),
         ({"colour": "red"}, "unknown option 'colour'"),
         ({"model": {"widht": 16}}, "unknown option 'model.widht'; did you mean 'model.width'?"),
-        ({"task": {"name": "chess"}}, "task: needs a name, one of sudoku, maze, arc, grid"),
+        ({"family": {"name": "chess"}}, "family: needs a name, one of sudoku, maze, arc, grid"),
         ({"model": tiny.MODEL.model_dump() | {"width": 32}}, "is of another architecture: "),
         ({"model": tiny.MODEL.model_dump() | {"layers": 2}}, "is missing (and "),
         ({"model": tiny.MODEL.model_dump() | {"prefix": 1}}, "is of another architecture"),
-        ({"task": {"name": "sudoku", "box_rows": 2, "box_cols": 3}}, "is of another architecture"),
+        ({"family": {"name": "sudoku", "box_rows": 2, "box_cols": 3}}, "is of another architecture"),
     ],
 )
 def test_another_config(folder, changes, message):
@@ -124,7 +124,7 @@ def test_an_unknown_name_never_asks_the_hub(name, monkeypatch):
 
 def test_bundled_names_can_be_loaded():
     for name in pretrained.bundled_names():
-        assert pretrained.load(name).task.length > 0
+        assert pretrained.load(name).family.length > 0
 
 
 def test_load_from_the_hub(folder, monkeypatch):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tiny import ANSWER, PUZZLES, TASK
 
-from trm.config import SudokuConfig
 from trm.errors import UserError
+from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
 from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trm import cli
-from trm.config import load_recipe, recipe_names
+from trm.recipe import load_recipe, recipe_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,10 +11,11 @@ import torch
 from tiny import ANSWER, PUZZLES, TASK
 
 import trm
-from trm.config import Effort, GridConfig, ModelConfig
+from trm.config import Effort, ModelConfig
 from trm.errors import UserError
 from trm.inference.solver import Solver, pick_device
 from trm.models import Problem, build
+from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
 
 
@@ -134,7 +135,7 @@ def grid_solver(puzzle_width: int = 0, puzzles: int = 1) -> Solver:
 def test_the_answer_to_a_smaller_grid_has_its_size(options):
     for puzzle in ("ab/ba", "a", "aab", "aab/bab/bba"):
         for answer in grid_solver().solve([puzzle], Effort(**options)):
-            outside_L = grid_solver().task.parse(puzzle) == 0
+            outside_L = grid_solver().family.parse(puzzle) == 0
             assert not answer.answer_L[outside_L].any()
             assert len(answer.answer) <= len(puzzle)
 

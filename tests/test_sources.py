@@ -11,10 +11,11 @@ from trm.config import DataConfig
 from trm.data import sources
 from trm.errors import UserError
 from trm.original import folders as original
+from trm.puzzles.sudoku.config import SudokuDataConfig, SudokuGeneratorConfig
 from trm.puzzles.sudoku.family import Sudoku
 from trm.puzzles.table import Puzzles
 
-GENERATED = DataConfig(generate_train=6, generate_validation=3, generate_test=2, extra_clues=2)
+GENERATED = SudokuDataConfig(generate=SudokuGeneratorConfig(train=6, validation=3, test=2, extra_clues=2))
 
 
 def prepare(config: DataConfig, folder: Path, seed: int = 0) -> tuple[Puzzles, Puzzles]:
@@ -62,7 +63,7 @@ def test_a_split_of_an_original_folder_is_read_like_a_file(tmp_path, file):
     puzzles = sources.read(str(file), TASK)
     original.write(tmp_path / "folder", {"train": puzzles.take(slice(5)), "test": puzzles}, TASK)
     assert texts(sources.read(str(tmp_path / "folder" / "test"), TASK, 3)) == texts(puzzles)[:3]
-    config = DataConfig(train=str(tmp_path / "folder" / "train"), hold_out=2)
+    config = SudokuDataConfig(train=str(tmp_path / "folder" / "train"), hold_out=2)
     train, validation = prepare(config, tmp_path)
     assert texts(train) + texts(validation) == texts(puzzles)[2:5] + texts(puzzles)[:2]
     with pytest.raises(UserError, match="the splits test, train: name one, such as"):
@@ -105,7 +106,7 @@ def test_an_unreachable_hub_is_a_user_error(hub, error, reason):
 
 
 def test_generated_puzzles_are_right_and_all_different():
-    splits = sources.generate(GENERATED, TASK, 0, lambda done: None)
+    splits = sources.generate(GENERATED.generate, TASK, 0, lambda done: None)
     assert {name: len(puzzles) for name, puzzles in splits.items()} == {
         "train": 6,
         "validation": 3,
@@ -152,7 +153,7 @@ def test_generation_that_was_cut_short_starts_again(tmp_path):
 
 
 def test_held_out_puzzles_are_the_first_and_no_training_puzzles(file, tmp_path):
-    train, validation = prepare(DataConfig(train=str(file), hold_out=3), tmp_path)
+    train, validation = prepare(SudokuDataConfig(train=str(file), hold_out=3), tmp_path)
     assert texts(validation) == list(PUZZLES[:3])
     assert texts(train) == others(*PUZZLES[:3]) != []
 
@@ -176,11 +177,11 @@ def others(*held: str) -> list[str]:
 
 def test_essentially_equal_puzzles_are_never_on_both_sides(file, tmp_path):
     (tmp_path / "more.csv").write_text(file.read_text() + f"{moved(PUZZLES[0])},{moved(ANSWER)}\n")
-    train, validation = prepare(DataConfig(train=str(tmp_path / "more.csv"), hold_out=1), tmp_path)
+    train, validation = prepare(SudokuDataConfig(train=str(tmp_path / "more.csv"), hold_out=1), tmp_path)
     assert texts(validation) == [PUZZLES[0]]
     assert texts(train) == others(PUZZLES[0])  # its image is left out, and so are its like
     (tmp_path / "validation.csv").write_text(f"question,answer\n{moved(PUZZLES[2])},{moved(ANSWER)}\n")
-    config = DataConfig(train=str(file), validation=str(tmp_path / "validation.csv"))
+    config = SudokuDataConfig(train=str(file), validation=str(tmp_path / "validation.csv"))
     with pytest.raises(UserError, match=rf"{8 - len(others(PUZZLES[2]))} training puzzles are essentially"):
         prepare(config, tmp_path)
 
@@ -188,9 +189,9 @@ def test_essentially_equal_puzzles_are_never_on_both_sides(file, tmp_path):
 @pytest.mark.parametrize("hold_out", [0, len(PUZZLES), 100])
 def test_hold_out_must_leave_both_sides_something(file, tmp_path, hold_out):
     with pytest.raises(UserError, match=f"data.hold_out is {hold_out} of {len(PUZZLES)} puzzles"):
-        prepare(DataConfig(train=str(file), hold_out=hold_out), tmp_path)
+        prepare(SudokuDataConfig(train=str(file), hold_out=hold_out), tmp_path)
 
 
 def test_nothing_to_train_on_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"no puzzles|generate_train"):
-        prepare(DataConfig(), tmp_path)
+    with pytest.raises(UserError, match=r"no puzzles|generate.train"):
+        prepare(SudokuDataConfig(), tmp_path)

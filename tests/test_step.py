@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trm import rng
-from trm.config import RunConfig, parse
+from trm.config import parse
 from trm.data.batches import labels
 from trm.errors import UserError
 from trm.models import Problem, RecursiveModel, build
+from trm.recipe import RunConfig
 from trm.training.loop import train
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
@@ -165,8 +166,8 @@ def test_on_cuda_the_host_never_waits(changes: dict):
 
 
 def test_a_graph_needs_a_cuda_device(tmp_path):
-    settings = parse(RunConfig, {"task": {"name": "sudoku", "box_rows": 2, "box_cols": 2},
-        "data": {"generate_train": 4, "generate_validation": 2, "extra_clues": 4},
+    settings = parse(RunConfig, {"family": {"name": "sudoku", "box_rows": 2, "box_cols": 2},
+        "data": {"generate": {"train": 4, "validation": 2, "extra_clues": 4}},
         "train": {"cuda_graph": True}}, "test")  # fmt: skip
     with pytest.raises(UserError, match=r"train\.cuda_graph needs a CUDA device, not cpu"):
         train(settings, tmp_path / "run", device="cpu")

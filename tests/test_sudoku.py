@@ -14,9 +14,8 @@ from rich.console import Console
 from tiny import PUZZLES
 
 from trm import rng
-from trm.config import DataConfig, SudokuConfig
 from trm.errors import UserError
-from trm.puzzles import build_task
+from trm.puzzles.sudoku.config import SudokuConfig, SudokuGeneratorConfig
 from trm.puzzles.sudoku.family import BLANK, Sudoku
 from trm.puzzles.sudoku.solver import search
 
@@ -127,8 +126,8 @@ def test_malformed_text(text, message):
     assert message in str(caught.value)
 
 
-def test_build_task():
-    task = build_task(SudokuConfig(box_rows=2, box_cols=3))
+def test_a_configuration_builds_its_family():
+    task = SudokuConfig(box_rows=2, box_cols=3).build()
     assert (task.side, task.length, task.vocab_size) == (6, 36, 8)
 
 
@@ -309,7 +308,7 @@ def test_colours_say_clue_guess_change_and_broken_clue_on_a_terminal_only():
 def test_generated_puzzles_have_the_wanted_difficulty():
     task = task_of(2, 3)
     for least, most in ((0, 0), (2, 3)):
-        config = DataConfig(generate_test=20, min_guesses=least, max_guesses=most)
+        config = SudokuGeneratorConfig(test=20, min_guesses=least, max_guesses=most)
         tokens, answers, ratings = task.generate(config, 0, (), lambda found: None)["test"]
         assert ratings.min() >= least and ratings.max() <= most
         for tokens_L, answer_L, rating in zip(tokens, answers, ratings, strict=True):

@@ -18,16 +18,17 @@ import torch
 from safetensors.torch import load_file
 
 import trm
-from trm.config import RunConfig, dump_config, parse
+from trm.config import dump_config, parse
 from trm.errors import UserError
+from trm.recipe import RunConfig
 from trm.training import checkpoint
 from trm.training.loop import train
 from trm.training.step import TrainingStep
 
 SMALL = {
     "name": "small",
-    "task": {"name": "sudoku", "box_rows": 2, "box_cols": 2},
-    "data": {"generate_train": 40, "generate_validation": 12, "generate_test": 4, "extra_clues": 2},
+    "family": {"name": "sudoku", "box_rows": 2, "box_cols": 2},
+    "data": {"generate": {"train": 40, "validation": 12, "test": 4, "extra_clues": 2}},
     "model": {"width": 16, "heads": 2, "T": 2, "n": 1, "mixing": "mixer", "positions": "none"},
     "supervision": {"steps": 3},
     "optimizer": {"lr": 1e-3, "weight_decay": 0.1, "warmup": 3, "clip": 1.0},

@@ -12,8 +12,8 @@ import pytest
 
 import trm
 from trm import cli
-from trm.config import load_config
 from trm.errors import UserError
+from trm.recipe import load_config
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEXT = (DOCS / "TUTORIAL.md").read_text()
@@ -81,7 +81,7 @@ def test_fit_takes_arrays_and_keeps_the_run(tmp_path):
     questions = rng.integers(0, 3, (40, 2, 3))
     changes = {"train": {"steps": 2, "batch": 4}, "model": {"width": 16}}
     solver = trm.fit((questions, 2 - questions), "tiny", tmp_path / "own", changes=changes)
-    assert solver.task.length == 6
+    assert solver.family.length == 6
     assert len(solver.solve("012/210")) == 1
     assert {path.name for path in (tmp_path / "own").iterdir()} == {"puzzles", "run"}
     with pytest.raises(UserError, match="exists; choose another folder"):
@@ -103,7 +103,7 @@ def test_data_grid_writes_splits_and_a_recipe(tmp_path, capsys):
     assert cli.main(["data", "grid", str(own(tmp_path, *ROWS)), "--out", str(out), "--permute", "12"]) == 0
     assert "6 puzzles of up to 2x2: . 1 2" in capsys.readouterr().out
     config = load_config(out / "recipe.yaml")
-    assert config.task.model_dump()["permute"] == ("1", "2")
+    assert config.family.model_dump()["permute"] == ("1", "2")
     assert config.data.augment
     assert config.data.train == str(out / "train.csv")
     assert cli.main(["data", "grid", str(own(tmp_path, *ROWS)), "--out", str(out)]) == 2

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from trm import pretrained
-from trm.config import ModelConfig, SudokuConfig
+from trm.config import ModelConfig
 from trm.inference.solver import Solver
 from trm.models import Problem, RecursiveModel, build
+from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
 
 CONFIG = SudokuConfig(box_rows=2, box_cols=2)
@@ -48,6 +49,6 @@ def solver(steps: int = 6) -> Solver:
 
 def save(folder: Path, steps: int = 6, **about: object) -> Path:
     """`model` as a folder."""
-    config = pretrained.PretrainedConfig(task=CONFIG, model=MODEL, steps=steps, about=about)
+    config = pretrained.PretrainedConfig(family=CONFIG, model=MODEL, steps=steps, about=about)
     pretrained.save(folder, config, model().state_dict())
     return folder

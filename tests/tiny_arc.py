@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from trm.config import ArcConfig, RunConfig, parse
+from trm.config import parse
+from trm.puzzles.arc.config import ArcConfig
 from trm.puzzles.arc.family import Arc
 from trm.puzzles.arc.readers import ArcTask, Pair, Seen
 from trm.puzzles.arc.variants import transform
+from trm.recipe import RunConfig
 
 SIDE = 4
 TASK = Arc(ArcConfig(side=SIDE, variants=6))
 RECIPE = {
     "name": "small arc",
-    "task": {"name": "arc", "side": SIDE, "variants": 6},
+    "family": {"name": "arc", "side": SIDE, "variants": 6},
     "data": {},
     "model": {
         "width": 16,

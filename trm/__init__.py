@@ -13,10 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trm.config import Effort, RunConfig, load_recipe
+    from trm.config import Effort
     from trm.errors import UserError
     from trm.fitting import fit
     from trm.inference.solver import Answer, Solver, load
+    from trm.recipe import RunConfig, load_recipe
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "Effort", "RunConfig", "Solver", "UserError", "fit", "load", "load_recipe"]
@@ -24,12 +25,12 @@ __all__ = ["Answer", "Effort", "RunConfig", "Solver", "UserError", "fit", "load"
 _HOMES = {
     "Answer": "inference.solver",
     "Effort": "config",
-    "RunConfig": "config",
+    "RunConfig": "recipe",
     "Solver": "inference.solver",
     "UserError": "errors",
     "fit": "fitting",
     "load": "inference.solver",
-    "load_recipe": "config",
+    "load_recipe": "recipe",
 }
 
 

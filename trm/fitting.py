@@ -3,7 +3,8 @@
     solver = trm.fit("mine.csv", permute="12345")
     print(solver.solve("1.../..../.2../....")[0].answer)
 
-See `data.grids` for the forms that puzzles may have, and `docs/TUTORIAL.md` for the same by command.
+See `puzzles.grid.readers` for the forms that puzzles may have, and `docs/TUTORIAL.md` for the same by
+command.
 """
 
 import tempfile
@@ -11,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trm.config import RunConfig, dump_config, load_recipe, parse
+from trm.config import dump_config, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, write_atomic
 from trm.puzzles.grid import readers as grids
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.grid.readers import Row
 from trm.puzzles.table import write_csv
+from trm.recipe import RunConfig, load_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,26 +96,26 @@ def lay_out(
     one of `rows`. Raises UserError as `fit`, and where a file would be written over.
     """
     everyone = [*rows, *test_rows]
-    task = Grid(grids.infer(everyone, dihedral, permute))
-    grids.check_splits({"training": rows, "test": test_rows}, task)
+    family = Grid(grids.infer(everyone, dihedral, permute))
+    grids.check_splits({"training": rows, "test": test_rows}, family)
     ids, tenth = grids.puzzle_ids(everyone), max(1, len(rows) // 10)
     if test_rows:
         test = 0
     splits = grids.split(
-        grids.to_puzzles(rows, task, ids),
-        task,
+        grids.to_puzzles(rows, family, ids),
+        family,
         min(tenth, 500) if validation is None else validation,
         min(tenth, 1000) if test is None else test,
         seed,
     )
     if test_rows:
-        splits["test"] = grids.to_puzzles(test_rows, task, ids)
+        splits["test"] = grids.to_puzzles(test_rows, family, ids)
     files = {name: folder / f"{name}.csv" for name, part in splits.items() if len(part)}
     if taken := [path for path in (*files.values(), folder / "recipe.yaml") if path.exists()]:
         raise UserError(f"{taken[0]} exists; choose another folder")
     values = base.model_dump()
-    values["name"], values["task"] = "grid", task.config.model_dump()
-    values["data"] = {"train": str(files["train"]), "augment": dihedral or bool(task.config.permute)}
+    values["name"], values["family"] = "grid", family.config.model_dump()
+    values["data"] = {"train": str(files["train"]), "augment": dihedral or bool(family.config.permute)}
     if "validation" in files:
         values["data"]["validation"] = str(files["validation"])
     if ids and not base.model.puzzle_width:  # the network must be told which rule it is
@@ -122,6 +124,6 @@ def lay_out(
     with full_disk_is_a_user_error(f"not all of {folder} was written"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in files.items():
-            write_csv(path, task, splits[name], "own")
+            write_csv(path, family, splits[name], "own")
         write_atomic(folder / "recipe.yaml", dump_config(run))
     return run

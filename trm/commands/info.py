@@ -3,7 +3,8 @@
 from tyro.conf import Positional
 
 import trm
-from trm.config import dump_config, load_recipe, recipe_names
+from trm.config import dump_config
+from trm.recipe import load_recipe, recipe_names
 
 
 def info(name: Positional[str] = "", /) -> int:

@@ -5,7 +5,7 @@ import csv
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from tyro.conf import Positional, arg
 
@@ -16,7 +16,7 @@ from trm.errors import UserError
 
 if TYPE_CHECKING:
     from trm.inference.solver import Answer, Solver
-    from trm.puzzles import Task
+    from trm.puzzles.family import Family
 
 _EFFORT = Effort()
 
@@ -32,7 +32,6 @@ def solve(
     puzzle: Positional[str] = "",
     /,
     *,
-    task: Literal["puzzle", "arc"] = "puzzle",
     file: str = "",
     puzzle_id: int = 0,
     model: str = "",
@@ -45,7 +44,8 @@ def solve(
     """Solve puzzles and show how the answer was refined, step by step.
 
     Every puzzle is first checked: a Sudoku for its one solution, a maze for a way through.
-    Exit code 0 when every answer is verified, 1 when one is not, 2 when the input is wrong.
+    Exit code 0 when every answer is verified, 1 when one is not, 2 when the input is wrong. (A model of ARC
+    learns a task before it answers: trm arc solve --help.)
 
     For example:
       trm solve ..15....6.1.2......3.........3.6..21
@@ -55,7 +55,6 @@ def solve(
 
     Args:
         puzzle: One puzzle, row by row, with `.` or `0` for a blank; `-` reads puzzles from standard input.
-        task: `arc` learns and solves ARC tasks, with options of its own: trm solve --task arc --help.
         file: Read puzzles from a file: one per line, grids separated by blank lines, or a CSV file with
             a column `question`. `-` is standard input.
         puzzle_id: Which rule the puzzles follow, for a model that was trained on several (`trm data grid`
@@ -70,12 +69,12 @@ def solve(
     """
     text, name = _read_text(puzzle, file)
     solver = trm.load(model or _bundled_model(text, name), device, dtype)
-    if solver.task.describe()["name"] == "arc":
-        raise UserError("an ARC model learns a task before it answers: trm solve --task arc FILE --model RUN")
-    sources = _split(text, name, solver.task)
+    if group := solver.family.commands:
+        raise UserError(f"models of this family have commands of their own: trm {group} solve --help")
+    sources = _split(text, name, solver.family)
     for source in sources:
         try:
-            solver.task.check(solver.task.parse(source.text))
+            solver.family.check(solver.family.parse(source.text))
         except UserError as error:
             raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
     texts = [source.text for source in sources]
@@ -105,7 +104,7 @@ def _read_text(puzzle: str, file: str) -> tuple[str, str]:
         raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _split(text: str, name: str, task: "Task") -> list[_Source]:
+def _split(text: str, name: str, family: "Family") -> list[_Source]:
     """Puzzles of a text: a CSV file with a column `question`, or lines, or grids between blank lines."""
     if not name:
         return [_Source(text, "")]
@@ -129,7 +128,11 @@ def _split(text: str, name: str, task: "Task") -> list[_Source]:
             # Rows of a grid, even drawn with frames, hold much fewer cells than a puzzle on one line.
             # A slash separates rows: a line that has one is a whole puzzle.
             whole = any("/" in row for _, row in block)
-            if len(block) > 1 and not whole and max(task.cells(row) for _, row in block) < 0.75 * task.length:
+            if (
+                len(block) > 1
+                and not whole
+                and max(family.cells(row) for _, row in block) < 0.75 * family.length
+            ):
                 place = f"{name}, lines {block[0][0]}-{block[-1][0]}"
                 sources.append(_Source("\n".join(row for _, row in block), place))
             else:
@@ -143,17 +146,17 @@ def _split(text: str, name: str, task: "Task") -> list[_Source]:
 def _bundled_model(text: str, name: str) -> str:
     """Bundled weights that know puzzles like the first of a text."""
     from trm import pretrained
-    from trm.puzzles import build_task
 
-    tasks = {each: build_task(pretrained.bundled_config(each).task) for each in pretrained.bundled_names()}
-    for each, task in tasks.items():
-        first = _split(text, name, task)[0].text
+    names = pretrained.bundled_names()
+    families = {each: pretrained.bundled_config(each).family.build() for each in names}
+    for each, family in families.items():
+        first = _split(text, name, family)[0].text
         with contextlib.suppress(UserError):
-            task.parse(first)
+            family.parse(first)
             return each
-        if len("".join(first.split())) == task.length:  # the right size: its own message says what is wrong
+        if len("".join(first.split())) == family.length:  # the right size: its own message says what is wrong
             return each
-    listed = ", ".join(f"{each} ({task.length} cells)" for each, task in tasks.items()) or "none"
+    listed = ", ".join(f"{each} ({family.length} cells)" for each, family in families.items()) or "none"
     raise UserError(f"no bundled weights fit the first puzzle (bundled: {listed}); name some with --model")
 
 
@@ -163,13 +166,13 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
     from rich.panel import Panel
 
     screen = console()
-    tokens = solver.task.parse(text)
-    panels = [Panel(solver.task.render(tokens, tokens), title="puzzle", expand=False)]
+    tokens = solver.family.parse(text)
+    panels = [Panel(solver.family.render(tokens, tokens), title="puzzle", expand=False)]
     previous = tokens
     if effort.rollouts == 1:
         refinement = None
         for refinement in solver.steps(text, effort, puzzle_id):
-            picture = solver.task.render(tokens, refinement.answer, previous)
+            picture = solver.family.render(tokens, refinement.answer, previous)
             chance = f"{100 * refinement.halt_probability:.1f} %"
             panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
             previous = refinement.answer
@@ -181,7 +184,7 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
     if effort.rollouts > 1 or answer.by == "search":
         panels.append(
             Panel(
-                solver.task.render(tokens, answer.answer_L, previous), title=f"by {answer.by}", expand=False
+                solver.family.render(tokens, answer.answer_L, previous), title=f"by {answer.by}", expand=False
             )
         )
     screen.print(Columns(panels))

@@ -7,8 +7,8 @@ from typing import Annotated
 from tyro.conf import AvoidSubcommands, Positional, arg
 
 from trm.commands.common import Device, at_least, console
-from trm.config import RunConfig
 from trm.errors import UserError
+from trm.recipe import RunConfig
 
 
 def command(recipe: RunConfig, name: str = "mini") -> Callable[..., int]:

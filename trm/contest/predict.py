@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from trm import pretrained
-from trm.config import RunConfig, parse
+from trm.config import parse
 from trm.contest.voting import Candidate, Prediction, pass_at, rank
 from trm.errors import UserError
 from trm.inference.evaluate import Share, mean_share
@@ -30,6 +30,7 @@ from trm.puzzles.arc.family import Arc
 from trm.puzzles.arc.readers import ArcTask
 from trm.puzzles.arc.rows import puzzle_id
 from trm.puzzles.arc.variants import transform, undo
+from trm.recipe import RunConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,14 +172,14 @@ def adapt(
 
     start, config = pretrained.find(model)
     recipe = config.about.get("recipe")
-    if config.task.name != "arc" or not (config.puzzle_ids and config.model.puzzle_width):
+    if config.family.name != "arc" or not (config.puzzle_ids and config.model.puzzle_width):
         raise UserError(f"{start} is no ARC model with puzzle embeddings: train one with a recipe arc...")
     if recipe is None:
         raise UserError(f"{start} does not say how it was trained, so it cannot be trained on")
     base = parse(RunConfig, recipe, str(start))
     values = base.model_dump()
     values["name"] = f"adapt {base.name}"
-    values["task"]["variants"] = variants
+    values["family"]["variants"] = variants
     parts = [part.strip() for part in source.split(",")]
     values["data"] = {
         "demonstrations": ",".join(str(Path(p).resolve()) if Path(p).exists() else p for p in parts)
@@ -202,13 +203,13 @@ def adapt(
 
 
 def _rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None) -> Iterator[_Row]:
-    task, known = found.task, found.variants()
-    assert isinstance(task, Arc)
+    family, known = found.family, found.variants()
+    assert isinstance(family, Arc)
     index = {name: i for i, name in enumerate(known.names)}
     for each in tasks:
         for test, pair in enumerate(each.test):
             for variant, at in enumerate(_voters(known.ids(each.name), votes)):
-                puzzle = puzzle_id(task, known, index[each.name], variant)
+                puzzle = puzzle_id(family, known, index[each.name], variant)
                 way = int(known.dihedral_P[at]), known.colours_PC[at]
                 yield _Row(each.name, test, transform(pair.input, *way), puzzle, *way)
 
@@ -230,9 +231,11 @@ def _chunks(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
 
 def _answer(found: Pretrained, rows: Sequence[_Row], steps: int, all_steps: bool) -> list[Prediction]:
     """The network's answers, turned back into each task's own orientation and colours."""
-    task, device = found.task, found.model.y_init.device
-    assert isinstance(task, Arc)
-    tokens_RL = torch.from_numpy(np.stack([to_canvas(row.grid, task.side) for row in rows])).long().to(device)
+    family, device = found.family, found.model.y_init.device
+    assert isinstance(family, Arc)
+    tokens_RL = (
+        torch.from_numpy(np.stack([to_canvas(row.grid, family.side) for row in rows])).long().to(device)
+    )
     puzzle_R = torch.tensor([row.puzzle for row in rows], device=device)
     answer_RL = np.zeros(tokens_RL.shape, np.uint8)
     halt_R = np.zeros(len(rows))
@@ -241,6 +244,6 @@ def _answer(found: Pretrained, rows: Sequence[_Row], steps: int, all_steps: bool
         answer_RL[leaving] = thought.answer_AL[thought.done_A].cpu().numpy()
         halt_R[leaving] = thought.halt_A[thought.done_A].sigmoid().cpu().numpy()
     return [
-        Prediction(undo(task.grid(answer_L), row.dihedral, row.colours_C), float(halt))
+        Prediction(undo(family.grid(answer_L), row.dihedral, row.colours_C), float(halt))
         for row, answer_L, halt in zip(rows, answer_RL, halt_R, strict=True)
     ]

@@ -6,19 +6,14 @@ time, on any device, with the same result. A data set of 1,000 Sudokus is 162 kB
 Shapes: N puzzles, B batch, L tokens, P puzzle ids.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from trm import rng
-from trm.puzzles.family import Task
+from trm.puzzles.family import Augment, Family
 from trm.puzzles.table import Puzzles
 from trm.training.losses import IGNORE
 from trm.training.supervision import Batch
-
-# From keys [B] and puzzles drawn (rows of the data [B], tokens and answers [B, L]) to tokens, answers, ids.
-Augment = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Batches:
@@ -50,14 +45,14 @@ def as_they_are(puzzles: Puzzles, device: torch.device | str) -> Augment:
     return lambda _key_B, index_B, tokens_BL, answers_BL: (tokens_BL, answers_BL, puzzle_N[index_B])
 
 
-def random_symmetry(puzzles: Puzzles, task: Task, device: torch.device | str) -> Augment:
-    """Every puzzle under a random symmetry of its task; its id stays."""
+def random_symmetry(puzzles: Puzzles, family: Family, device: torch.device | str) -> Augment:
+    """Every puzzle under a random symmetry of its family; its id stays."""
     puzzle_N = torch.from_numpy(puzzles.puzzle_N).to(device).long()
 
     def augment(
         key_B: Tensor, index_B: Tensor, tokens_BL: Tensor, answers_BL: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        symmetry = task.symmetry(key_B)
+        symmetry = family.symmetry(key_B)
         return symmetry.apply(tokens_BL), symmetry.apply(answers_BL), puzzle_N[index_B]
 
     return augment

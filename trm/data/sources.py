@@ -3,24 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trm.config import DataConfig
+from trm.config import DataConfig, GeneratorConfig
+from trm.data import batches
 from trm.errors import UserError
 from trm.files import sha256, write_atomic
 from trm.original import folders as original
-from trm.puzzles.arc.family import Arc
-from trm.puzzles.arc.readers import Seen
-from trm.puzzles.arc.variants import Variants
-from trm.puzzles.family import Task
+from trm.puzzles.family import Family, TrainingData
 from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
-
-if TYPE_CHECKING:
-    import torch
-
-    from trm.data.batches import Augment
+from trm.recipe import upgraded
 
 
 class HubFile(NamedTuple):
@@ -75,21 +69,21 @@ def locate(name: str) -> Path:
     return path
 
 
-def read(name: str, task: Task, limit: int | None = None) -> Puzzles:
+def read(name: str, family: Family, limit: int | None = None) -> Puzzles:
     """Puzzles of a CSV file, of `hub:NAME`, or of a split of one of the original code's data folders."""
     path = locate(name)
     if original.is_split(path):
         path = path.resolve()  # so that "." has a name
-        return original.read(path.parent, path.name, task).take(slice(limit))
+        return original.read(path.parent, path.name, family).take(slice(limit))
     if original.is_folder(path):
         splits = ", ".join(original.splits(path))
         raise UserError(f"{path} is a data folder with the splits {splits}: name one, such as {path}/train")
-    return read_csv(path, task, limit)
+    return read_csv(path, family, limit)
 
 
 def generate(
-    config: DataConfig,
-    task: Task,
+    config: GeneratorConfig,
+    family: Family,
     seed: int,
     progress: Callable[[int], None] = lambda found: None,
     avoid: Puzzles | None = None,
@@ -100,91 +94,80 @@ def generate(
     number found so far.
     """
     boards = () if avoid is None else avoid.tokens_NL
-    splits = task.generate(config, seed, boards, progress)
+    splits = family.generate(config, seed, boards, progress)
     return {name: from_arrays(*arrays) for name, arrays in splits.items()}
 
 
-class TrainingData(NamedTuple):
-    """What a run trains on and is judged by."""
-
-    train: Puzzles
-    validation: Puzzles
-    puzzles: int
-    """Number of puzzle ids."""
-    augment: "Callable[[torch.device], Augment]"
-    """How batches are augmented, given the device."""
-    variants: Variants | None = None
-    """What the puzzle ids mean, where they mean something."""
-    seen: Seen | None = None
-    """What training sees, where evaluation must know it."""
-    remark: str = ""
-    """What the user should know of the data."""
-
-
 def prepare(
-    config: DataConfig, task: Task, seed: int, folder: Path, progress: Callable[[int], None]
+    config: DataConfig, family: Family, seed: int, folder: Path, progress: Callable[[int], None]
 ) -> TrainingData:
     """Training and validation puzzles of a run, essentially different from each other.
 
     Generated puzzles are written to `folder` as CSV and read back from there ever after, so that a
     resumed run sees the same ones even if the generator has changed.
     """
-    from trm.data import batches
-
-    given = original.is_split(Path(config.train))  # by the original's builder, variants and all
-    if isinstance(task, Arc) and not given:
-        return _prepare_arc(config, task, seed)
-    train, validation = _splits(config, task, seed, folder, progress)
+    # What the original's builder has laid out holds variants and all: its rows are trained on as they are.
+    own = None if original.is_split(Path(config.train)) else family.prepare(config, seed)
+    if own is not None:
+        return own
+    train, validation = _splits(config, family, seed, folder, progress)
     ids = int(max(train.puzzle_N.max(), validation.puzzle_N.max())) + 1
-    if config.augment and not isinstance(task, Arc):
-        return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, task, to))
+    if config.augments():
+        return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, family, to))
     return TrainingData(train, validation, ids, lambda to: batches.as_they_are(train, to))
 
 
-def _prepare_arc(config: DataConfig, task: Arc, seed: int) -> TrainingData:
-    from trm.puzzles.arc import rows as arc_puzzles
-
-    made = arc_puzzles.prepare(config, task, seed)
-    ids = len(made.variants.names) + 1 if task.config.ids == "task" else len(made.variants)
-    return TrainingData(
-        made.train,
-        made.validation,
-        ids,
-        lambda device: arc_puzzles.random_variant(made, config, task, seed, device),
-        made.variants,
-        made.seen,
-        f"{made.left_out} pairs left out of training: they are test pairs to be predicted"
-        if made.left_out
-        else "",
-    )
-
-
 def _splits(
-    config: DataConfig, task: Task, seed: int, folder: Path, progress: Callable[[int], None]
+    config: DataConfig, family: Family, seed: int, folder: Path, progress: Callable[[int], None]
 ) -> tuple[Puzzles, Puzzles]:
     """Training and validation puzzles from files or a generator."""
     if config.train:
-        train = read(config.train, task)
-        validation = read(config.validation, task) if config.validation else None
-        return _held_out(train, validation, config.hold_out, task)
-    if not (config.generate_train and config.generate_validation):
+        train = read(config.train, family)
+        validation = read(config.validation, family) if config.validation else None
+        return _held_out(train, validation, config.hold_out, family)
+    generator = config.generator()
+    if generator is None:
+        raise UserError("no training data: give data.train and data.validation, or data.hold_out")
+    if not (generator.train and generator.validation):
         raise UserError(
             "no training data: give data.train and data.validation (CSV files), "
-            "or data.generate_train and data.generate_validation (numbers of puzzles)"
+            "or data.generate.train and data.generate.validation (numbers of puzzles)"
         )
     mark = folder / "made-from.json"
-    chosen = config.model_dump(exclude_defaults=True)  # an option added later changes nothing here
-    wanted = json.dumps({"task": task.describe(), "data": chosen, "seed": seed}, indent=1)
-    if not mark.exists() or mark.read_text(encoding="utf-8") != wanted:
+    wanted = {
+        "family": family.config.model_dump(mode="json"),
+        "data": {"generate": generator.model_dump(mode="json")},
+        "seed": seed,
+    }
+    if not mark.exists() or _made_from(mark, family) != wanted:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, puzzles in generate(config, task, seed, progress).items():
-            write_csv(folder / f"{name}.csv", task, puzzles, "generated")
-        write_atomic(mark, wanted)  # last: what has no mark is made again
-    return read_csv(folder / "train.csv", task), read_csv(folder / "validation.csv", task)
+        for name, puzzles in generate(generator, family, seed, progress).items():
+            write_csv(folder / f"{name}.csv", family, puzzles, "generated")
+        write_atomic(mark, json.dumps(wanted, indent=1))  # last: what has no mark is made again
+    return read_csv(folder / "train.csv", family), read_csv(folder / "validation.csv", family)
+
+
+def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
+    """What generated puzzles were made from, complete; None where the mark is of another family or damaged.
+
+    Options that were added later have their defaults.
+    """
+    try:
+        values = upgraded(json.loads(mark.read_text(encoding="utf-8")))
+        config = type(family.config).model_validate(values["family"])
+        generator = config.data.model_validate({"generate": values["data"]["generate"]}).generator()
+        assert generator is not None  # it has made them
+        return {
+            "family": config.model_dump(mode="json"),
+            "data": {"generate": generator.model_dump(mode="json")},
+            "seed": values["seed"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _held_out(
-    train: Puzzles, validation: Puzzles | None, hold_out: int, task: Task
+    train: Puzzles, validation: Puzzles | None, hold_out: int, family: Family
 ) -> tuple[Puzzles, Puzzles]:
     """Split off the first puzzles for validation where there is no file for it.
 
@@ -198,8 +181,8 @@ def _held_out(
                 f"data.hold_out is {hold_out} of {len(train)} puzzles: give data.validation, or hold some out"
             )
         train, validation = train.take(slice(hold_out, None)), train.take(slice(hold_out))
-    held = {task.canonical(tokens_L) for tokens_L in validation.tokens_NL}
-    fresh = np.array([task.canonical(tokens_L) not in held for tokens_L in train.tokens_NL])
+    held = {family.canonical(tokens_L) for tokens_L in validation.tokens_NL}
+    fresh = np.array([family.canonical(tokens_L) not in held for tokens_L in train.tokens_NL])
     if given and not fresh.all():
         raise UserError(
             f"{(~fresh).sum()} training puzzles are essentially the same as validation puzzles: "

@@ -42,7 +42,7 @@ class Point:
     """Mean network applications per puzzle."""
     puzzles_per_second: float
     grades: dict[str, Share]
-    """Shares of puzzles by the task's own measures (see `Task.grade`)."""
+    """Shares of puzzles by the family's own measures (see `Family.grade`)."""
 
 
 def applications_per_step(model: RecursiveModel) -> int:
@@ -79,7 +79,7 @@ def measure(
             applications=steps / n * applications_per_step(solver.model),
             puzzles_per_second=speed,
             grades=shares(
-                [solver.task.grade(*pair) for pair in zip(puzzles.tokens_NL, chosen_NL, strict=True)]
+                [solver.family.grade(*pair) for pair in zip(puzzles.tokens_NL, chosen_NL, strict=True)]
             ),
         )
         for effort, right_N, chosen_NL in zip(efforts, right_EN, chosen_ENL, strict=True)

@@ -4,7 +4,7 @@ Two figures answer two questions. `early_stop` stops rows that are done (see `in
 the model is used; `all_steps` runs every row to the end, which is how the paper evaluates. The second
 is asked for, as it costs several times the first.
 
-`grades` are what a task measures beside exactness, for example whether a path is a shortest one.
+`grades` are what a family measures beside exactness, for example whether a path is a shortest one.
 
 Intervals are 95 %: Wilson's for shares of puzzles, normal on the per-puzzle means for cells, since the
 cells of one puzzle are not independent.
@@ -23,7 +23,7 @@ from trm.data.batches import labels
 from trm.inference.solver import chunk_size
 from trm.inference.think import never, think, when_settled
 from trm.models import RecursiveModel
-from trm.puzzles import Task
+from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
 from trm.training.losses import IGNORE
 
@@ -56,7 +56,7 @@ class Figures:
     puzzles_per_second: float | None
     """Speed; None where this way of stopping was not run by itself."""
     grades: dict[str, Share]
-    """Shares of puzzles by the task's own measures (see `Task.grade`)."""
+    """Shares of puzzles by the family's own measures (see `Family.grade`)."""
 
 
 @dataclass(frozen=True)
@@ -149,24 +149,24 @@ def evaluate(
     steps: int,
     all_steps: bool = False,
     progress: Callable[[int], None] = lambda done: None,
-    task: Task | None = None,
+    family: Family | None = None,
 ) -> Report:
     """Evaluate a model on puzzles with at most `steps` supervision steps.
 
     With `all_steps` every row runs to the end, and the early-stop figures are read off the same pass.
-    `progress` is called with the number of puzzles done. The task says what else to grade.
+    `progress` is called with the number of puzzles done. The family says what else to grade.
     """
     trained = model.training
     try:
-        same_cells = task is not None and task.same_cells
+        same_cells = family is not None and family.same_cells
         trace = _trace(model.eval(), puzzles, steps, all_steps, same_cells, progress)
     finally:
         model.train(trained)
 
     def graded(answers_NL: np.ndarray) -> dict[str, Share]:
-        if task is None:
+        if family is None:
             return {}
-        return shares([task.grade(*pair) for pair in zip(puzzles.tokens_NL, answers_NL, strict=True)])
+        return shares([family.grade(*pair) for pair in zip(puzzles.tokens_NL, answers_NL, strict=True)])
 
     n = len(puzzles)
     at, rows = trace.stopped_N - 1, np.arange(n)

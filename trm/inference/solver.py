@@ -16,7 +16,7 @@ from trm.errors import UserError
 from trm.inference.think import Decision, Ends, choose, ponder, refine
 from trm.models import RecursiveModel
 from trm.models.layers import GatedUnit
-from trm.puzzles import Task
+from trm.puzzles.family import Family
 
 # Rows per batch. On a CPU the widest activations of a chunk should stay in the cache.
 CPU_CHUNK, GPU_CHUNK = 64, 1024
@@ -30,7 +30,7 @@ class Answer:
     puzzle: str
     answer: str
     verified: bool | None
-    """Whether the rules confirm the answer; None where the task cannot tell."""
+    """Whether the rules confirm the answer; None where the family cannot tell."""
     steps: int
     """Supervision steps of the chosen rollout."""
     halt_probability: float
@@ -60,11 +60,11 @@ class Refinement:
 
 
 class Solver:
-    """A model with its task. Build one with `trm.load`."""
+    """A model with its family. Build one with `trm.load`."""
 
-    def __init__(self, model: RecursiveModel, task: Task, steps: int):
+    def __init__(self, model: RecursiveModel, family: Family, steps: int):
         self.model = model.eval()
-        self.task = task
+        self.family = family
         self.training_steps = steps
         self.chunk = chunk_size(model)
 
@@ -74,7 +74,8 @@ class Solver:
         """Solve puzzles given as text; answers come in the same order.
 
         `puzzle_id` says which rule they follow, for a model that was trained on several. Raises UserError
-        for a malformed puzzle. Whether it has exactly one solution is not asked here: `task.check` does that.
+        for a malformed puzzle. Whether it has exactly one solution is not asked here: `family.check` does
+        that.
         """
         return list(self.answers([puzzles] if isinstance(puzzles, str) else puzzles, effort, puzzle_id))
 
@@ -84,7 +85,7 @@ class Solver:
         """As `solve`, but each batch of answers comes as soon as it is there."""
         effort = effort or Effort()
         self._check_id(puzzle_id)
-        tokens = [self.task.parse(text) for text in puzzles]
+        tokens = [self.family.parse(text) for text in puzzles]
         if tokens:
             for tokens_L, decision in zip(
                 tokens, self.decide(np.stack(tokens), effort, puzzle_id), strict=True
@@ -97,10 +98,10 @@ class Solver:
         """The answer to one puzzle after each supervision step of the plain rollout, until it is done."""
         effort = effort or Effort()
         self._check_id(puzzle_id)
-        tokens_1L = self._tensor(self.task.parse(puzzle)[None])
+        tokens_1L = self._tensor(self.family.parse(puzzle)[None])
         steps = effort.steps or self.training_steps
         puzzle_1 = torch.full_like(tokens_1L[:, 0], puzzle_id)
-        for thought in refine(self.model, self.task, tokens_1L, puzzle_1, steps, effort):
+        for thought in refine(self.model, self.family, tokens_1L, puzzle_1, steps, effort):
             yield Refinement(
                 thought.step,
                 thought.answer_AL[0].cpu().numpy().astype(np.uint8),
@@ -122,20 +123,20 @@ class Solver:
         for first in range(0, len(tokens_NL), size):
             part = slice(first, first + size)
             tokens_BL, puzzle_B = self._tensor(tokens_NL[part]), self._tensor(puzzle_N[part])
-            yield from ponder(self.model, self.task, tokens_BL, puzzle_B, steps, effort)
+            yield from ponder(self.model, self.family, tokens_BL, puzzle_B, steps, effort)
 
     def answer(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, steps: int, halt_probability: float, effort: Effort
     ) -> Answer:
         """What is to be said of an answer; with `effort.exact`, the exact solver has the last word."""
-        by, verified = "model", self.task.verify(tokens_L, answer_L)
+        by, verified = "model", self.family.verify(tokens_L, answer_L)
         if effort.exact and verified is False:
-            found = self.task.solve_exactly(tokens_L)
+            found = self.family.solve_exactly(tokens_L)
             if found is not None:
-                answer_L, by, verified = found, "search", self.task.verify(tokens_L, found)
+                answer_L, by, verified = found, "search", self.family.verify(tokens_L, found)
         return Answer(
-            puzzle=self.task.text(tokens_L),
-            answer=self.task.text(answer_L),
+            puzzle=self.family.text(tokens_L),
+            answer=self.family.text(answer_L),
             verified=verified,
             steps=steps,
             halt_probability=halt_probability,
@@ -174,7 +175,7 @@ def load(name: str | Path, device: str = "auto", dtype: str | None = None, compi
     there is no such model or it is damaged.
     """
     found = pretrained.load(name, pick_device(device), dtype, compiled)
-    return Solver(found.model, found.task, found.config.steps)
+    return Solver(found.model, found.family, found.config.steps)
 
 
 def pick_device(device: str) -> str:

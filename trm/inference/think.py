@@ -8,7 +8,7 @@ A row is done when its halting logit is positive AND its answer did not change i
 logit alone stops too early: it says "right" of answers that are still moving, and costs exact accuracy.
 
 Rollouts of a puzzle differ by noise on the latents before every step, by a random starting point, or by
-a symmetry of the task that is undone on the answer; the first rollout is always the plain one. All
+a symmetry of the family that is undone on the answer; the first rollout is always the plain one. All
 randomness is keyed by the seed, the puzzle's own tokens and the rollout, so an answer depends neither
 on the batch size nor on the order, nor on the puzzles beside it.
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from trm import rng
 from trm.config import Effort
 from trm.models import RecursiveModel, State
-from trm.puzzles import Task
+from trm.puzzles.family import Family
 from trm.puzzles.symmetry import Symmetry
 
 
@@ -137,27 +137,27 @@ class Ends(NamedTuple):
 
 
 def ponder(
-    model: RecursiveModel, task: Task, tokens_BL: Tensor, puzzle_B: Tensor, steps: int, effort: Effort
+    model: RecursiveModel, family: Family, tokens_BL: Tensor, puzzle_B: Tensor, steps: int, effort: Effort
 ) -> list[Ends]:
     """Run all rollouts of every puzzle, of at most `steps` each; `choose` picks the answers."""
-    ways = _Ways(model, task, tokens_BL, effort)
+    ways = _Ways(model, family, tokens_BL, effort)
     puzzle_R = puzzle_B.repeat_interleave(effort.rollouts)
-    watch = _Watch(task, tokens_BL, effort, ways)
+    watch = _Watch(family, tokens_BL, effort, ways)
     disturb = ways.disturb if effort.noise and effort.rollouts > 1 else None
     for thought in think(
-        model, ways.tokens_RL, puzzle_R, steps, watch.leave, ways.start(), disturb, task.same_cells
+        model, ways.tokens_RL, puzzle_R, steps, watch.leave, ways.start(), disturb, family.same_cells
     ):
         watch.note(thought)
     return list(watch.ends())
 
 
 def refine(
-    model: RecursiveModel, task: Task, tokens_BL: Tensor, puzzle_B: Tensor, steps: int, effort: Effort
+    model: RecursiveModel, family: Family, tokens_BL: Tensor, puzzle_B: Tensor, steps: int, effort: Effort
 ) -> Iterator[Thought]:
     """The plain rollout of every puzzle, step by step, stopped as `ponder` would with one rollout."""
     plain = effort.model_copy(update={"rollouts": 1})
-    watch = _Watch(task, tokens_BL, plain, _Ways(model, task, tokens_BL, plain))
-    for thought in think(model, tokens_BL, puzzle_B, steps, watch.leave, same_cells=task.same_cells):
+    watch = _Watch(family, tokens_BL, plain, _Ways(model, family, tokens_BL, plain))
+    for thought in think(model, tokens_BL, puzzle_B, steps, watch.leave, same_cells=family.same_cells):
         watch.note(thought)
         yield thought
 
@@ -207,7 +207,7 @@ _BY = {"halt": _by_halt, "first": _by_first, "stable": _by_stable, "vote": _by_v
 class _Ways:
     """The different ways in which the rollouts of every puzzle go."""
 
-    def __init__(self, model: RecursiveModel, task: Task, tokens_BL: Tensor, effort: Effort):
+    def __init__(self, model: RecursiveModel, family: Family, tokens_BL: Tensor, effort: Effort):
         self.model, self.effort = model, effort
         rollouts = effort.rollouts
         root = rng.fold(rng.stream("rollout", tokens_BL.device), effort.seed)
@@ -220,7 +220,7 @@ class _Ways:
         self.tokens_RL = tokens_BL.repeat_interleave(rollouts, dim=0)
         self.symmetry: Symmetry | None = None
         if effort.symmetries and rollouts > 1:
-            drawn = task.symmetry(rng.fold(self.key_R, 1))
+            drawn = family.symmetry(rng.fold(self.key_R, 1))
             plain_R1 = self.plain_R.unsqueeze(1)
             self.symmetry = Symmetry(
                 *(torch.where(plain_R1, torch.arange(t.shape[1], device=t.device), t) for t in drawn)
@@ -258,8 +258,8 @@ class _Ways:
 class _Watch:
     """Decides which rows leave, and remembers how each row ended."""
 
-    def __init__(self, task: Task, tokens_BL: Tensor, effort: Effort, ways: _Ways):
-        self.task, self.effort, self.ways = task, effort, ways
+    def __init__(self, family: Family, tokens_BL: Tensor, effort: Effort, ways: _Ways):
+        self.family, self.effort, self.ways = family, effort, ways
         self.tokens_BL = tokens_BL.cpu().numpy().astype(np.uint8)
         rows, length = len(tokens_BL) * effort.rollouts, tokens_BL.shape[1]
         self.answer_RL = np.zeros((rows, length), np.uint8)
@@ -332,7 +332,7 @@ class _Watch:
         for row, answer in zip(
             row_A[changed.cpu().numpy()], answers.cpu().numpy().astype(np.uint8), strict=True
         ):
-            verdict = self.task.verify(self.tokens_BL[row // self.effort.rollouts], answer)
+            verdict = self.family.verify(self.tokens_BL[row // self.effort.rollouts], answer)
             self.rules_tell &= verdict is not None
             self.verified_R[row] = verdict is True
         return self.verified_R[row_A]

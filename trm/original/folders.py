@@ -35,7 +35,7 @@ from pydantic import ConfigDict, Field
 from trm.config import Config, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, new_folder, write_atomic
-from trm.puzzles.family import Task
+from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
 
 _ABOUT = "dataset.json"
@@ -76,7 +76,7 @@ def splits(folder: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
-def read(folder: Path, split: str, task: Task) -> Puzzles:
+def read(folder: Path, split: str, family: Family) -> Puzzles:
     """The examples of a split: the sets one after the other, each in the order of its files.
 
     Every example carries the id of its puzzle; ratings are 0 and groups are left out, as the format has
@@ -84,10 +84,10 @@ def read(folder: Path, split: str, task: Task) -> Puzzles:
     ignores here; where `ignore_label_id` is null, the original learns padding and we do not. A change of
     the arrays never reaches the files.
 
-    Raises UserError, naming the file, if one is missing, damaged, or at odds with the others or the task.
-    Answers are not checked against the rules of the task.
+    Raises UserError, naming the file, if one is missing, damaged, or at odds with the others or the family.
+    Answers are not checked against the rules of the family.
     """
-    about = _read_about(folder, split, task)
+    about = _read_about(folder, split, family)
     parts = [_read_set(folder / split, name, about) for name in about.sets]
     if len(parts) == 1:
         return parts[0]
@@ -102,7 +102,7 @@ def read(folder: Path, split: str, task: Task) -> Puzzles:
 def write(
     folder: Path,
     splits: Mapping[str, Puzzles],
-    task: Task,
+    family: Family,
     groups: Mapping[str, np.ndarray] | None = None,
     identifiers: Sequence[str] = ("<blank>",),
 ) -> None:
@@ -114,12 +114,12 @@ def write(
     Args:
         folder: a new folder, or an empty one.
         splits: the puzzles by the name of their split.
-        task: gives the vocabulary and the number of tokens.
+        family: gives the vocabulary and the number of tokens.
         groups: for any of the splits the first puzzle of every group, then M; integers [G + 1].
             Default: every puzzle is a group.
         identifiers: names of the puzzle ids, one for each id in use; the first is that of id 0.
 
-    Raises UserError if the folder holds something already, if the puzzles do not fit the task, the
+    Raises UserError if the folder holds something already, if the puzzles do not fit the family, the
     identifiers or the groups, or if the disk is full.
     """
     folder, groups = folder.resolve(), groups or {}
@@ -130,7 +130,7 @@ def write(
     if unknown := sorted(groups.keys() - splits.keys()):
         raise UserError(f"groups of {', '.join(unknown)}, but the splits are {', '.join(splits)}")
     for split, puzzles in splits.items():
-        _check_split(split, puzzles, task, groups.get(split), len(identifiers))
+        _check_split(split, puzzles, family, groups.get(split), len(identifiers))
     with full_disk_is_a_user_error(f"data folder {folder} was not written"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".draft"))
@@ -138,7 +138,7 @@ def write(
             write_atomic(draft / "identifiers.json", json.dumps(list(identifiers)))
             for split, puzzles in splits.items():  # each syncs the draft as well, the last one all of it
                 with new_folder(draft / split) as inside:
-                    _write_split(inside, puzzles, task, groups.get(split), len(identifiers))
+                    _write_split(inside, puzzles, family, groups.get(split), len(identifiers))
             draft.chmod(0o755)
             draft.rename(folder)  # takes the place of an empty folder, and of no other
         except BaseException:
@@ -149,7 +149,7 @@ def write(
 # Reading
 
 
-def _read_about(folder: Path, split: str, task: Task) -> _About:
+def _read_about(folder: Path, split: str, family: Family) -> _About:
     known = splits(folder)
     if not known:
         raise UserError(f"{folder} is no data folder of the original: it holds no SPLIT/{_ABOUT}")
@@ -164,13 +164,13 @@ def _read_about(folder: Path, split: str, task: Task) -> _About:
         raise UserError(f"{path} is not valid JSON: {error}; build the folder again") from None
     about = parse(_About, values, str(path))
     for name, theirs, ours in (
-        ("vocab_size", about.vocab_size, task.vocab_size),
-        ("seq_len", about.seq_len, task.length),
+        ("vocab_size", about.vocab_size, family.vocab_size),
+        ("seq_len", about.seq_len, family.length),
         ("pad_id", about.pad_id, 0),
     ):
         if theirs != ours:
             raise UserError(
-                f"{path}: {name} is {theirs}, but {ours} in the task: choose the task that it was built for"
+                f"{path}: {name} is {theirs}, but {ours} in the family: choose the one that it was built for"
             )
     for name in about.sets:
         if not _is_plain(name):
@@ -262,17 +262,17 @@ def _check_bounds(bounds: np.ndarray, total: int, where: str, strictly: bool = F
 # Writing
 
 
-def _check_split(split: str, puzzles: Puzzles, task: Task, group_G1: np.ndarray | None, ids: int) -> None:
+def _check_split(split: str, puzzles: Puzzles, family: Family, group_G1: np.ndarray | None, ids: int) -> None:
     if not _is_plain(split):
         raise UserError(f"{split!r} is no name of a split; use letters, digits and _")
     N = len(puzzles)
     if N == 0:
         raise UserError(f"split {split!r} holds no puzzles: leave it out")
     for tokens_NL in (puzzles.tokens_NL, puzzles.answers_NL):
-        if tokens_NL.shape != (N, task.length) or tokens_NL.max() >= task.vocab_size:
+        if tokens_NL.shape != (N, family.length) or tokens_NL.max() >= family.vocab_size:
             raise UserError(
-                f"the puzzles of split {split!r} do not fit the task: it has {task.length} tokens per "
-                f"puzzle and a vocabulary of {task.vocab_size}"
+                f"the puzzles of split {split!r} do not fit the family: it has {family.length} tokens per "
+                f"puzzle and a vocabulary of {family.vocab_size}"
             )
     low, high = puzzles.puzzle_N.min(), puzzles.puzzle_N.max()
     if low < 0 or high >= ids:
@@ -284,7 +284,9 @@ def _check_split(split: str, puzzles: Puzzles, task: Task, group_G1: np.ndarray 
         )
 
 
-def _write_split(inside: Path, puzzles: Puzzles, task: Task, group_G1: np.ndarray | None, ids: int) -> None:
+def _write_split(
+    inside: Path, puzzles: Puzzles, family: Family, group_G1: np.ndarray | None, ids: int
+) -> None:
     first_M1 = _first_examples(puzzles.puzzle_N)
     M = len(first_M1) - 1
     group_G1 = np.arange(M + 1) if group_G1 is None else group_G1
@@ -300,8 +302,8 @@ def _write_split(inside: Path, puzzles: Puzzles, task: Task, group_G1: np.ndarra
         "pad_id": 0,
         "ignore_label_id": 0,
         "blank_identifier_id": 0,
-        "vocab_size": task.vocab_size,
-        "seq_len": task.length,
+        "vocab_size": family.vocab_size,
+        "seq_len": family.length,
         "num_puzzle_identifiers": ids,
         "total_groups": len(group_G1) - 1,
         "mean_puzzle_examples": len(puzzles) / M,

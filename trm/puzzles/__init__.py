@@ -1,20 +1,45 @@
-"""Puzzle families: each says how its puzzles are read, checked, augmented and drawn."""
+"""Puzzle families: a folder each, and what they share.
 
-from collections.abc import Callable
-from typing import Any
+A family says in `config.py` what a run may say of it, and in `family.py` how its puzzles are read, checked,
+turned, made and drawn. To add one, write its folder and its line in `FAMILIES`: nothing else in the house
+knows the families by name. Neither torch nor numpy is imported before a family is built.
+"""
 
-from trm.config import TaskConfig
-from trm.puzzles.arc.family import Arc
-from trm.puzzles.family import Task
-from trm.puzzles.grid.family import Grid
-from trm.puzzles.maze.family import Maze
-from trm.puzzles.sudoku.family import Sudoku
+import importlib
+from functools import cache
+from typing import Annotated, Any
 
-__all__ = ["Task", "build_task"]
+from pydantic import BeforeValidator, SerializeAsAny
 
-_CLASSES: dict[str, Callable[[Any], Task]] = {"sudoku": Sudoku, "maze": Maze, "arc": Arc, "grid": Grid}
+from trm.config import FamilyConfig
+
+FAMILIES = {  # by name: the module of its configuration, and the class; the first is the default of a run
+    "sudoku": "trm.puzzles.sudoku.config.SudokuConfig",
+    "maze": "trm.puzzles.maze.config.MazeConfig",
+    "arc": "trm.puzzles.arc.config.ArcConfig",
+    "grid": "trm.puzzles.grid.config.GridConfig",
+}
 
 
-def build_task(config: TaskConfig) -> Task:
-    """The task that a configuration describes."""
-    return _CLASSES[config.name](config)
+@cache
+def config_classes() -> dict[str, type[FamilyConfig]]:
+    """The configuration class of every family, by the family's name."""
+    found = {}
+    for name, place in FAMILIES.items():
+        module, _, kind = place.rpartition(".")
+        found[name] = getattr(importlib.import_module(module), kind)
+    return found
+
+
+def _of_its_class(values: Any) -> Any:
+    """Values that name a family as that family's configuration; ValueError names the families."""
+    if isinstance(values, FamilyConfig):
+        return values
+    name = values.get("name") if isinstance(values, dict) else None
+    if name not in FAMILIES:
+        raise ValueError(f"needs a name, one of {', '.join(FAMILIES)}")
+    return config_classes()[name].model_validate(values)
+
+
+AnyFamily = Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(_of_its_class)]
+"""The type of an option that holds the configuration of some family."""

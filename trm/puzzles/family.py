@@ -1,32 +1,69 @@
-"""What a puzzle family is: its tokens, its symmetries, its rules, and how it looks.
+"""What a family of puzzles is: its tokens, its symmetries, its rules, and how it looks.
 
-Token 0 is padding in every task. Puzzles and answers are uint8 arrays of `length` tokens.
+Token 0 is padding in every family. Puzzles and answers are uint8 arrays of `length` tokens. A family must say
+how its puzzles are read, written and drawn; what it cannot say (it has no rules, no symmetries, no generator)
+it leaves out, and the defaults here stand.
 
-Shapes: L tokens, B batch, V vocabulary.
+Shapes: N puzzles, L tokens, B batch, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from trm.config import DataConfig
+from trm.config import DataConfig, FamilyConfig, GeneratorConfig
+from trm.errors import UserError
+from trm.puzzles.symmetry import Symmetry
 
-if TYPE_CHECKING:  # torch and rich are imported only by those who need them
+if TYPE_CHECKING:
     from rich.console import RenderableType
-    from torch import Tensor
 
-    from trm.puzzles.symmetry import Symmetry
+    from trm.puzzles.arc.readers import Seen
+    from trm.puzzles.arc.variants import Variants
+    from trm.puzzles.table import Puzzles
+
+# From keys [B] and puzzles drawn (rows of the data [B], tokens and answers [B, L]) to tokens, answers, ids.
+Augment = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-class Task(ABC):
-    """A puzzle family of one size."""
+class TrainingData(NamedTuple):
+    """What a run trains on and is judged by."""
 
+    train: "Puzzles"
+    validation: "Puzzles"
+    puzzles: int
+    """Number of puzzle ids."""
+    augment: Callable[[torch.device], Augment]
+    """How batches are augmented, given the device."""
+    variants: "Variants | None" = None
+    """What the puzzle ids mean, where they mean something."""
+    seen: "Seen | None" = None
+    """What training sees, where evaluation must know it."""
+    remark: str = ""
+    """What the user should know of the data."""
+
+
+class Family(ABC):
+    """Puzzles of one family and one size."""
+
+    config: FamilyConfig
+    """What a run says of the family."""
     vocab_size: int
+    """V, the number of tokens, padding included."""
     length: int
+    """L, the number of tokens of a puzzle and of an answer."""
     same_cells: bool = True
     """Question and answer have the same cells, so that the padding of one is the padding of the other."""
+    commands: str = ""
+    """The group of commands that solves and evaluates this family, where it needs ways of its own."""
+    relations: Any = None
+    """Which symbols are alike, for models that compute on candidates; None where the family does not say."""
+
+    # What every family must say.
 
     @abstractmethod
     def parse(self, text: str) -> np.ndarray:
@@ -41,44 +78,70 @@ class Task(ABC):
         """How many cells a line of text holds, whatever it is drawn with."""
 
     @abstractmethod
-    def check(self, tokens_L: np.ndarray) -> None:
-        """Raise UserError if the puzzle has no solution, or more than one where there should be one."""
-
-    @abstractmethod
-    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
-        """Whether the answer solves the puzzle; None where the rules cannot tell. Never raises."""
-
-    @abstractmethod
-    def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
-        """What evaluation reports beside "every cell is right", by name; the same names for every puzzle."""
-
-    @abstractmethod
-    def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
-        """The answer by exact search, uint8 [L]; None where the search is too long or there is none."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """The task as plain values."""
-
-    @abstractmethod
-    def canonical(self, tokens_L: np.ndarray) -> bytes:
-        """A form that two puzzles share if and only if a symmetry of `symmetry` maps one to the other."""
-
-    @abstractmethod
-    def symmetry(self, key_B: "Tensor") -> "Symmetry":
-        """A uniformly drawn symmetry for every key (see `rng`)."""
-
-    @abstractmethod
-    def generate(
-        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """New puzzles by split: tokens, answers and ratings.
-
-        No two of them are essentially the same, nor the same as a puzzle to `avoid` (tokens, [L]).
-        """
-
-    @abstractmethod
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
     ) -> "RenderableType":
         """The answer as a picture for the terminal: clues, guesses, and what changed since `previous`."""
+
+    # Rules.
+
+    def check(self, tokens_L: np.ndarray) -> None:  # noqa: B027 (a default, not a gap)
+        """Raise UserError if the puzzle has no solution, or more than one where there should be one."""
+
+    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
+        """Whether the answer solves the puzzle; None where the rules cannot tell. Never raises."""
+        return None
+
+    def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
+        """What evaluation reports beside "every cell is right", by name; the same names for every puzzle."""
+        return {}
+
+    def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
+        """The answer by exact search, uint8 [L]; None where the search is too long or there is none."""
+        return None
+
+    # Symmetries.
+
+    def symmetry(self, key_B: Tensor) -> Symmetry:
+        """A uniformly drawn symmetry for every key (see `rng`)."""
+        cells_L, symbols_V = (torch.arange(n, device=key_B.device) for n in (self.length, self.vocab_size))
+        size = (len(key_B), -1)
+        return Symmetry(cells_L.expand(size), symbols_V.expand(size))
+
+    def canonical(self, tokens_L: np.ndarray) -> bytes:
+        """A form that two puzzles share if and only if a symmetry of `symmetry` maps one to the other."""
+        return np.asarray(tokens_L, np.uint8).tobytes()
+
+    # Data.
+
+    def generate(
+        self, config: GeneratorConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """New puzzles by split: tokens, answers and ratings.
+
+        No two of them are essentially the same, nor the same as a puzzle to `avoid` (tokens, [L]). UserError
+        where the family has no generator.
+        """
+        raise UserError(f"puzzles of the family {self.config.name} cannot be generated: give data.train")
+
+    def prepare(self, config: DataConfig, seed: int) -> TrainingData | None:
+        """Training and validation data of a run, for a family whose puzzles are no rows of a file.
+
+        None, the default, for the usual way: rows of a file, or of the generator.
+        """
+        return None
+
+    # Going on from other weights.
+
+    def check_tokens(self, other: "Family") -> None:  # noqa: B027 (a default, not a gap)
+        """Raise UserError if the tokens of another family of this kind mean something else."""
+
+    def shared_ids(
+        self, variants: "Variants", other: "Family", known: "Variants"
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        """Puzzle ids that mean the same puzzles, in a table that another family knows and in one's own.
+
+        Yields pairs of int64 tensors: ids of `known` and those of `variants`. UserError where the tables are
+        of different kinds.
+        """
+        return ()

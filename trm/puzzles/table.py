@@ -1,7 +1,7 @@
 """Puzzles as arrays, and the CSV schema of the public data sets: `source,question,answer,rating`.
 
 Only `question` and `answer` are needed; a column `puzzle` holds puzzle ids. Reading checks every row
-against the task and names the line of the first fault, so that a broken file never becomes a strange
+against the family and names the line of the first fault, so that a broken file never becomes a strange
 accuracy.
 
 Shapes: N puzzles, L tokens.
@@ -16,7 +16,7 @@ import numpy as np
 
 from trm.errors import UserError
 from trm.files import write_atomic
-from trm.puzzles.family import Task
+from trm.puzzles.family import Family
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ def from_arrays(
     return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), puzzles, ratings)
 
 
-def read_csv(path: Path, task: Task, limit: int | None = None) -> Puzzles:
-    """Read puzzles of a task; UserError names the line of a missing column or a broken row."""
+def read_csv(path: Path, family: Family, limit: int | None = None) -> Puzzles:
+    """Read puzzles of a family; UserError names the line of a missing column or a broken row."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(csv.reader(file), str(path), task, limit)
+            return _read(csv.reader(file), str(path), family, limit)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV text file: {error}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
+def _read(rows, path: str, family: Family, limit: int | None) -> Puzzles:
     header = next(rows, [])
     for column in ("question", "answer"):
         if column not in header:
@@ -79,13 +79,13 @@ def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
         try:
             if len(row) != len(header):
                 raise UserError(f"{len(row)} fields where the header has {len(header)}")
-            tokens.append(task.parse(row[question]))
-            answers.append(task.parse(row[answer]))
+            tokens.append(family.parse(row[question]))
+            answers.append(family.parse(row[answer]))
             for name, column in numbers.items():
                 found[name].append(np.int32(row[column] or 0))
                 if name == "puzzle" and found[name][-1] < 0:
                     raise UserError(f"the puzzle id {row[column]} is negative")
-            if task.verify(tokens[-1], answers[-1]) is False:
+            if family.verify(tokens[-1], answers[-1]) is False:
                 raise UserError("the answer does not solve the question")
         except (UserError, ValueError, OverflowError) as error:
             raise UserError(f"{path}, line {rows.line_num}: {error}") from None
@@ -95,7 +95,7 @@ def _read(rows, path: str, task: Task, limit: int | None) -> Puzzles:
     return from_arrays(np.stack(tokens), np.stack(answers), **arrays)
 
 
-def write_csv(path: Path, task: Task, puzzles: Puzzles, source: str) -> None:
+def write_csv(path: Path, family: Family, puzzles: Puzzles, source: str) -> None:
     """Write puzzles in the same schema, with their ids where they have any; the file appears as a whole."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -103,5 +103,5 @@ def write_csv(path: Path, task: Task, puzzles: Puzzles, source: str) -> None:
     writer.writerow(["source", "question", "answer", "rating", *["puzzle" for _ in ids[:1] if ids[0]]])
     rows = zip(puzzles.tokens_NL, puzzles.answers_NL, puzzles.rating_N, ids, strict=True)
     for tokens, answer, rating, puzzle in rows:
-        writer.writerow([source, task.text(tokens), task.text(answer), int(rating), *puzzle])
+        writer.writerow([source, family.text(tokens), family.text(answer), int(rating), *puzzle])
     write_atomic(path, text.getvalue())

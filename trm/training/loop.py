@@ -32,16 +32,16 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 import trm
 from trm import pretrained
-from trm.config import RunConfig, dump_config, load_config
+from trm.config import dump_config
 from trm.data import sources
 from trm.data.batches import Batches
-from trm.data.sources import TrainingData
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
 from trm.inference.solver import pick_device
 from trm.models import Problem, RecursiveModel, State, build
-from trm.puzzles import Task, build_task
+from trm.puzzles.family import Family, TrainingData
+from trm.recipe import RunConfig, load_config
 from trm.terminal import bar
 from trm.training import checkpoint
 from trm.training.optim import Ema, Optimizer
@@ -78,12 +78,13 @@ def train(
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
         resume = config is None
         config = _reopen(folder) if config is None else _open(folder, config)
-        task = build_task(config.task)
-        with bar(console, "generating", sum(config.data.generated().values())) as generating:
-            data = sources.prepare(config.data, task, config.seed, folder / "data", generating.at)
+        family, generator = config.family.build(), config.data.generator()
+        total = sum(generator.counts().values()) if generator else 0
+        with bar(console, "generating", total) as generating:
+            data = sources.prepare(config.data, family, config.seed, folder / "data", generating.at)
         if data.remark:
             console.print(data.remark)
-        run = _Run(config, task, data, folder, device)
+        run = _Run(config, family, data, folder, device)
         if resume:
             run.restore()
         else:
@@ -136,10 +137,10 @@ def _loop(
 class _Run:
     """The state of a run: everything that changes from step to step."""
 
-    def __init__(self, config: RunConfig, task: Task, data: TrainingData, folder: Path, device: str):
-        self.config, self.task, self.data, self.folder = config, task, data, folder
+    def __init__(self, config: RunConfig, family: Family, data: TrainingData, folder: Path, device: str):
+        self.config, self.family, self.data, self.folder = config, family, data, folder
         self.validation = data.validation.take(slice(config.train.eval_puzzles))
-        self.problem = Problem(task.vocab_size, task.length, data.puzzles)
+        self.problem = Problem(family.vocab_size, family.length, data.puzzles)
         self.fabric = Fabric(accelerator=device, devices=1)
         if device == "mps" and (config.model.dtype == "float64" or config.loss.tokens == "stablemax64"):
             raise UserError(
@@ -153,7 +154,7 @@ class _Run:
             if checkpoint.steps_saved(folder / "checkpoints"):
                 before = pretrained.seen(folder / "last")
             else:
-                before = pretrained.start_from(model, config.train.start_from, config.task, data.variants)
+                before = pretrained.start_from(model, config.train.start_from, family, data.variants)
             self.seen = before if data.seen is None else before | data.seen
         if config.optimizer.only_puzzles:
             if model.embed.puzzle is None:
@@ -210,7 +211,7 @@ class _Run:
         """Accuracy of the average (or of the weights, where there is none) on validation puzzles."""
         with self.ema.applied() if self.ema else nullcontext():
             steps = self.config.supervision.steps
-            return evaluate(self.module, self.validation, steps, task=self.task)
+            return evaluate(self.module, self.validation, steps, family=self.family)
 
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
@@ -225,7 +226,7 @@ class _Run:
         if report is not None:
             about["validation"] = _summary(report)
         config = pretrained.PretrainedConfig(
-            task=self.config.task,
+            family=self.config.family,
             # How this machine computes is no property of the weights.
             model=self.config.model.model_copy(update={"compile": "none", "kernels": "torch"}),
             puzzles=self.problem.puzzles,

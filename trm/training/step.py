@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from trm import rng
-from trm.config import RunConfig
 from trm.models import RecursiveModel
+from trm.recipe import RunConfig
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
 from trm.training.supervision import Batch, Slots, empty_slots, supervise

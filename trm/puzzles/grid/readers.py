@@ -2,13 +2,13 @@
 
 Files are CSV (columns `question` and `answer`) or JSON lines (`.jsonl`, `.ndjson`, `.json`: objects with
 these keys); a third one, `puzzle`, names the puzzle (the rule) that a row belongs to, and others are
-ignored. A grid is text as `tasks.grid` reads it, and in JSON also a list of rows. Cells without rows are a
+ignored. A grid is text as `family` reads it, and in JSON also a list of rows. Cells without rows are a
 square where their number is one (of 4 or more), else one row, unless `height` is given.
 
     rows = read_rows(Path("mine.csv"))
-    task = Grid(infer(rows, dihedral=True))
+    family = Grid(infer(rows, dihedral=True))
     check_answers(rows)
-    splits = split(to_puzzles(rows, task), task, validation=100, test=100, seed=0)
+    splits = split(to_puzzles(rows, family), family, validation=100, test=100, seed=0)
 
 Shapes: N puzzles, L cells of the canvas.
 """
@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trm.config import MAX_CELLS, MAX_SYMBOLS, GridConfig
 from trm.errors import UserError
-from trm.puzzles.family import Task
+from trm.puzzles.family import Family
+from trm.puzzles.grid.config import MAX_CELLS, MAX_SYMBOLS, GridConfig
 from trm.puzzles.grid.family import Grid, check_symbol, split_cells
 from trm.puzzles.table import Puzzles
 
@@ -268,8 +268,8 @@ def puzzle_ids(rows: Iterable[Row]) -> dict[str, int]:
     return {name: i for i, name in enumerate(names, 1)}
 
 
-def to_puzzles(rows: Sequence[Row], task: Grid, ids: Mapping[str, int] | None = None) -> Puzzles:
-    """Rows as arrays; UserError names the first that does not fit the task.
+def to_puzzles(rows: Sequence[Row], family: Grid, ids: Mapping[str, int] | None = None) -> Puzzles:
+    """Rows as arrays; UserError names the first that does not fit the family.
 
     Files that are read on their own need common `ids`: the `puzzle_ids` of all their rows.
     """
@@ -279,8 +279,8 @@ def to_puzzles(rows: Sequence[Row], task: Grid, ids: Mapping[str, int] | None = 
     tokens, answers, puzzles = [], [], []
     for row in rows:
         try:
-            tokens.append(task.parse(row.question))
-            answers.append(task.parse(row.answer))
+            tokens.append(family.parse(row.question))
+            answers.append(family.parse(row.answer))
         except UserError as error:
             raise UserError(f"{row.where}: {error}") from None
         if row.puzzle is not None and row.puzzle not in ids:
@@ -306,7 +306,7 @@ def check_answers(rows: Iterable[Row]) -> None:
             )
 
 
-def check_splits(splits: Mapping[str, Sequence[Row]], task: Task) -> None:
+def check_splits(splits: Mapping[str, Sequence[Row]], family: Family) -> None:
     """Raise UserError if two splits share a puzzle, up to a symmetry, or if two answers differ.
 
     Augmentation shows a model every image of a training puzzle, so an image says nothing in a test.
@@ -315,7 +315,7 @@ def check_splits(splits: Mapping[str, Sequence[Row]], task: Task) -> None:
     first: dict[bytes, tuple[str, Row]] = {}
     for name, rows in splits.items():
         for row in rows:
-            split_name, same = first.setdefault(task.canonical(task.parse(row.question)), (name, row))
+            split_name, same = first.setdefault(family.canonical(family.parse(row.question)), (name, row))
             if split_name != name:
                 raise UserError(
                     f"{row.where} ({name}): essentially the same puzzle as {same.where} ({split_name}); "
@@ -323,7 +323,7 @@ def check_splits(splits: Mapping[str, Sequence[Row]], task: Task) -> None:
                 )
 
 
-def split(puzzles: Puzzles, task: Task, validation: int, test: int, seed: int) -> dict[str, Puzzles]:
+def split(puzzles: Puzzles, family: Family, validation: int, test: int, seed: int) -> dict[str, Puzzles]:
     """Split at random (a pure function of the seed) into train, validation and test, in shuffled order.
 
     Puzzles that a symmetry maps to each other stay together. Where they leave no way to reach a size exactly,
@@ -335,7 +335,7 @@ def split(puzzles: Puzzles, task: Task, validation: int, test: int, seed: int) -
         raise UserError("the sizes of validation and test cannot be negative; give 0 for none")
     classes: dict[bytes, list[int]] = {}
     for i, tokens_L in enumerate(puzzles.tokens_NL):
-        classes.setdefault(task.canonical(tokens_L), []).append(i)
+        classes.setdefault(family.canonical(tokens_L), []).append(i)
     members = list(classes.values())
     order = rng.permutation(rng.fold(rng.stream("split"), seed), len(members)).tolist()
     wanted = {"test": test, "validation": validation, "train": len(puzzles)}

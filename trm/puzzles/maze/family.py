@@ -14,26 +14,27 @@ Shapes: H height, W width, L = H * W cells, B batch.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from trm.config import DataConfig, MazeConfig
+from trm import rng
 from trm.errors import UserError
-from trm.puzzles.family import Task
+from trm.puzzles.family import Family
+from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
+from trm.puzzles.symmetry import Symmetry, dihedral_cells
 
 if TYPE_CHECKING:
     from rich.text import Text
-    from torch import Tensor
-
-    from trm.puzzles.symmetry import Symmetry
 
 _CHARS = "?# SGo"
 _WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
 
 
 @final
-class Maze(Task):
+class Maze(Family):
     """Mazes of one size."""
 
     def __init__(self, config: MazeConfig):
@@ -100,31 +101,27 @@ class Maze(Task):
             return None
         return None if answer_HW is None else answer_HW.ravel()
 
-    def describe(self) -> dict[str, Any]:
-        return self.config.model_dump()
-
     def canonical(self, tokens_L: np.ndarray) -> bytes:
         maze_HW = self._grid(tokens_L)
         images = [flip(np.rot90(maze_HW, turns)) for turns in range(4) for flip in (np.asarray, np.fliplr)]
         return min(image.astype(np.uint8).tobytes() for image in images if image.shape == self.shape)
 
-    def symmetry(self, key_B: "Tensor") -> "Symmetry":
-        import torch
-
-        from trm import rng
-        from trm.puzzles.symmetry import Symmetry, dihedral_cells
-
+    def symmetry(self, key_B: Tensor) -> Symmetry:
         cells_GL = dihedral_cells(*self.shape, key_B.device)
         cells_BL = cells_GL[rng.randint(key_B, 0, len(cells_GL))]
         symbols_BV = torch.arange(self.vocab_size, device=key_B.device).expand(len(key_B), -1)
         return Symmetry(cells_BL, symbols_BV)
 
     def generate(
-        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+        self,
+        config: MazeGeneratorConfig,
+        seed: int,
+        avoid: Iterable[np.ndarray],
+        progress: Callable[[int], None],
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         from trm.puzzles.maze.paths import generate
 
-        wanted = config.generated()
+        wanted = config.counts()
         total = count = sum(wanted.values())
         avoided = {self.canonical(tokens_L) for tokens_L in avoid}
         while True:

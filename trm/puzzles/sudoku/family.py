@@ -11,19 +11,20 @@ Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
 
 import string
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from trm.config import DataConfig, SudokuConfig
+from trm import rng
 from trm.errors import UserError
-from trm.puzzles.family import Task
+from trm.puzzles.family import Family
+from trm.puzzles.sudoku.config import SudokuConfig, SudokuGeneratorConfig
+from trm.puzzles.symmetry import Symmetry
 
 if TYPE_CHECKING:
     from rich.text import Text
-    from torch import Tensor
-
-    from trm.puzzles.symmetry import Symmetry
 
 BLANK = 1
 _DIGITS = "123456789" + string.ascii_uppercase
@@ -34,7 +35,7 @@ _CHECK_BUDGET = 2_000_000
 
 
 @final
-class Sudoku(Task):
+class Sudoku(Family):
     """Sudoku with boxes of box_rows x box_cols cells."""
 
     def __init__(self, config: SudokuConfig):
@@ -87,33 +88,22 @@ class Sudoku(Task):
 
         return is_solution(_digits(tokens_L), _digits(answer_L), *self.box)
 
-    def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
-        return {}  # the solution is unique: right is right
-
     def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
         from trm.puzzles.sudoku.solver import search
 
         found = search(_digits(tokens_L), *self.box, limit=1, max_guesses=_CHECK_BUDGET).solutions
         return found[0] + np.uint8(1) if len(found) else None
 
-    def describe(self) -> dict[str, Any]:
-        return self.config.model_dump()
-
     def canonical(self, tokens_L: np.ndarray) -> bytes:
         from trm.puzzles.sudoku.generator import canonical
 
         return canonical(_digits(tokens_L).astype(np.uint8), *self.box)
 
-    def symmetry(self, key_B: "Tensor") -> "Symmetry":
-        import torch
-
-        from trm import rng
-        from trm.puzzles.symmetry import Symmetry
-
+    def symmetry(self, key_B: Tensor) -> Symmetry:
         box_rows, box_cols = self.box
         side = self.side
 
-        def lines(stream: int, groups: int, size: int) -> "Tensor":
+        def lines(stream: int, groups: int, size: int) -> Tensor:
             """Permuted lines [B, N]: groups (bands or stacks) of `size` lines, and lines in each."""
             key = rng.fold(key_B, stream)
             group_BG1 = rng.permutation(key, groups).unsqueeze(-1)
@@ -133,13 +123,17 @@ class Sudoku(Task):
         return Symmetry(cells_BNN.flatten(1), torch.cat((fixed_B2, digit_BN), dim=1))
 
     def generate(
-        self, config: DataConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+        self,
+        config: SudokuGeneratorConfig,
+        seed: int,
+        avoid: Iterable[np.ndarray],
+        progress: Callable[[int], None],
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         from trm.puzzles.sudoku.generator import generate
 
         splits = generate(
             *self.box,
-            config.generated(),
+            config.counts(),
             seed,
             extra_clues=config.extra_clues,
             guesses=(config.min_guesses, config.max_guesses),

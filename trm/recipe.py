@@ -1,0 +1,161 @@
+"""A run on one page: the shared sections, and those of its family of puzzles.
+
+Recipes are YAML files of this shape, and so is the `config.yaml` of every run. This module imports neither
+torch nor numpy, so that the command answers at once.
+"""
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+
+from trm.config import (
+    Config,
+    DataConfig,
+    EmaConfig,
+    FamilyConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SupervisionConfig,
+    TrainConfig,
+    option_names,
+    parse,
+)
+from trm.errors import UserError
+from trm.puzzles import FAMILIES, AnyFamily, config_classes
+
+
+class RunConfig(Config):
+    """Everything that decides the result of a run."""
+
+    name: str = "run"
+    """Name of the run, shown in logs."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of initial weights, data order, augmentation and exploration."""
+    family: AnyFamily
+    data: SerializeAsAny[DataConfig]
+    model: ModelConfig = ModelConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """The default family is the first one; a family gives its section `data` its class."""
+        if not isinstance(values, Mapping):
+            return values
+        return {"family": {"name": next(iter(FAMILIES))}, "data": {}} | upgraded(values)
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _of_the_family(cls, values: Any, info: ValidationInfo) -> Any:
+        family = info.data.get("family")
+        if family is None:  # it is at fault itself, and its fault is the one to report
+            return DataConfig()
+        if isinstance(values, Mapping):
+            _refuse_options_of_others(values, family)
+        return family.data.model_validate(values)
+
+
+def _refuse_options_of_others(values: Mapping[str, Any], family: FamilyConfig) -> None:
+    """Raise ValueError for an option that another family has, which says more than "unknown"."""
+    others = {name: option_names(kind.data) for name, kind in config_classes().items()}
+    known = others[family.name]
+    given = [name for name in values if name != "generate"]
+    generate = values.get("generate")
+    if isinstance(generate, Mapping):
+        given += [f"generate.{name}" for name in generate]
+    for option in given:
+        owners = [name for name, options in others.items() if option in options]
+        if option not in known and owners:
+            raise ValueError(
+                f"{option} is for {' and '.join(owners)}, and would do nothing for {family.name}"
+            )
+
+
+# --- Files of earlier versions
+#
+# The family was called `task`, and the options of all families stood together in the section `data`. A
+# complete configuration (config.yaml of a run, config.json of weights) lists them all, whatever the family,
+# each with the default that it had.
+
+_ONCE_SHARED: dict[str, tuple[str, Any]] = {  # its place in the section `data` now; its old default
+    "generate_train": ("generate.train", 0),
+    "generate_validation": ("generate.validation", 0),
+    "generate_test": ("generate.test", 0),
+    "extra_clues": ("generate.extra_clues", 0),
+    "min_guesses": ("generate.min_guesses", 0),
+    "max_guesses": ("generate.max_guesses", 1_000_000),
+    "min_path": ("generate.min_path", 2),
+    "augment": ("augment", True),
+    "demonstrations": ("demonstrations", ""),
+    "tasks": ("tasks", []),
+    "hold_out_variants": ("hold_out_variants", 0),
+    "allow_leaks": ("allow_leaks", False),
+}
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run, of weights or of generated data in the form that this version writes."""
+    new = dict(values)
+    if "task" in new:
+        new.setdefault("family", new.pop("task"))
+    family, data = new.get("family"), new.get("data")
+    if not isinstance(data, Mapping):
+        return new
+    name = family.get("name") if isinstance(family, Mapping) else next(iter(FAMILIES))
+    kind = config_classes().get(str(name))
+    known = option_names(kind.data) if kind else []
+    sections: dict[str, dict[str, Any]] = {"": {}}
+    for option, value in data.items():
+        place, default = _ONCE_SHARED.get(option, (option, None))
+        if option in _ONCE_SHARED and place not in known and value == default:
+            continue  # listed for the sake of another family
+        section, _, place = place.rpartition(".")
+        sections.setdefault(section, {})[place] = value
+    for section in sections.keys() - {""}:
+        sections[""][section] = sections[""].get(section, {}) | sections[section]
+    new["data"] = sections[""]
+    return new
+
+
+# --- Reading recipes
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a `RunConfig` from a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    return parse(RunConfig, {} if values is None else values, str(path))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("trm") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """Load a recipe by name, or from a YAML file when the name ends in .yaml."""
+    if name.endswith((".yaml", ".yml")):
+        return load_config(Path(name))
+    names = recipe_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown recipe {name!r}; {hint}recipes: {', '.join(names)}")
+    return load_config(Path(str(resources.files("trm") / "recipes" / f"{name}.yaml")))
