@@ -12,6 +12,7 @@ the two at the next step, from a second forward pass.
 Shapes: B batch, L puzzle tokens.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -21,13 +22,19 @@ from trm import rng
 from trm.config import SupervisionConfig
 from trm.models import Output, RecursiveModel, State
 
+_NOISE = 2  # what is drawn from a step's key beside its exploration
+
 
 class Batch(NamedTuple):
-    """Puzzles offered to the slots: tokens and labels int64 [B, L] (label -100 = ignored), ids [B]."""
+    """Puzzles offered to the slots.
+
+    Tokens and labels, int64 [B, L] (label -100 = ignored); puzzle ids and rows of the training data, [B].
+    """
 
     tokens_BL: Tensor
     labels_BL: Tensor
     puzzle_B: Tensor
+    row_B: Tensor
 
 
 class Slots(NamedTuple):
@@ -74,6 +81,15 @@ def refill(model: RecursiveModel, slots: Slots, offered: Batch) -> Slots:
     )
 
 
+def disturb(state: State, fresh_B: Tensor, config: SupervisionConfig, key: Tensor) -> State:
+    """The state with the noise of every step, and on fresh rows that of the start as well."""
+    if not (config.noise or config.start_noise):
+        return state
+    std_B = torch.where(fresh_B, math.hypot(config.noise, config.start_noise), config.noise)
+    key_B = rng.fold(rng.fold(key, _NOISE), torch.arange(len(fresh_B), device=key.device))
+    return state.plus(state.normals(key_B), std_B)
+
+
 def supervise(
     model: RecursiveModel,
     slots: Slots,
@@ -86,9 +102,11 @@ def supervise(
     `model` may be wrapped for distributed training: only its call and `initial_state` are used.
     `key` (see `rng`) draws the exploration; it must differ from step to step.
     """
+    free_B = slots.halted_B
     slots = refill(model, slots, offered)
     batch = slots.batch
-    state, output = model(batch.tokens_BL, batch.puzzle_B, slots.state)
+    before = disturb(slots.state, free_B, config, key)
+    state, output = model(batch.tokens_BL, batch.puzzle_B, before)
     with torch.no_grad():
         steps_B = slots.steps_B + 1
         last_B = steps_B >= config.steps
