@@ -126,7 +126,8 @@ class SupervisionConfig(Config):
     continue_loss: bool = False
     """HRM's Q-learning: halt when halt > continue, and learn `continue` from a second forward pass."""
     start_noise: float = Field(0.0, ge=0)
-    """Standard deviation of the starting points of y and z around the fixed ones."""
+    """Greatest standard deviation of the starting points of y and z around the fixed ones; every row draws
+    its own, from 0 to this."""
     noise: float = Field(0.0, ge=0)
     """Standard deviation of the noise on y and z before every supervision step of training."""
     hints: float = Field(0.0, ge=0, le=1)

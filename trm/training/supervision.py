@@ -12,7 +12,6 @@ the two at the next step, from a second forward pass.
 Shapes: B batch, L puzzle tokens.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -85,9 +84,10 @@ def disturb(state: State, fresh_B: Tensor, config: SupervisionConfig, key: Tenso
     """The state with the noise of every step, and on fresh rows that of the start as well."""
     if not (config.noise or config.start_noise):
         return state
-    std_B = torch.where(fresh_B, math.hypot(config.noise, config.start_noise), config.noise)
     key_B = rng.fold(rng.fold(key, _NOISE), torch.arange(len(fresh_B), device=key.device))
-    return state.plus(state.normals(key_B), std_B)
+    start_B = config.start_noise * rng.uniform(key_B, 1).squeeze(-1)
+    std_B = torch.where(fresh_B, start_B.square() + config.noise**2, config.noise**2).sqrt()
+    return state.plus(state.normals(rng.fold(key_B, 1)), std_B)
 
 
 def supervise(
