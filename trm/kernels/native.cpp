@@ -15,8 +15,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <new>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -60,6 +61,34 @@ INLINE V power_of_two(V t) {
     return p;
 }
 
+// Calls work(number of vectors, first column) for blocks of MOST vectors, then single ones.
+template <long MOST, class Work>
+INLINE void columns(long cols, Work work) {
+    long c = 0;
+    for (; c + MOST * W <= cols; c += MOST * W) work(std::integral_constant<long, MOST>(), c);
+    for (; c < cols; c += W) work(std::integral_constant<long, 1>(), c);
+}
+
+// Memory from the start of a cache line, so that no vector of a table of whole lines lies across two.
+struct Memory {
+    float *at;
+    explicit Memory(long size)
+        : at(static_cast<float *>(::operator new(size * sizeof(float), std::align_val_t(64)))) {}
+    ~Memory() { ::operator delete(at, std::align_val_t(64)); }
+    Memory(Memory &&other) : at(std::exchange(other.at, nullptr)) {}
+    operator float *() const { return at; }
+};
+
+// to[c, r] = factor * from[r, c]; rows a multiple of W
+INLINE void transpose(float *to, long to_row, const float *from, long from_row, long rows, long cols, float factor) {
+    for (long r = 0; r < rows; r += W)
+        for (long c = 0; c < cols; ++c) {
+            V v;
+            for (long l = 0; l < W; ++l) v[l] = from[(r + l) * from_row + c];
+            store(to + c * to_row + r, v * factor);
+        }
+}
+
 // acc[m][c] += sum over k of x[m xm + k xk] * w[k wk + W c]
 template <long R, long C>
 INLINE void product(V (&acc)[R][C], const float *x, long xm, long xk, const float *w, long wk, long K) {
@@ -81,43 +110,41 @@ INLINE void matmul_block(float *y, long ym, const float *x, long xm, long xk, co
         for (long c = 0; c < C; ++c) store(y + m * ym + W * c, acc[m][c]);
 }
 
-// y[rows, cols] = (or +=) x @ w; rows a multiple of R, cols of W
-template <long R, bool ADD>
-INLINE void matmul(float *y, long ym, const float *x, long xm, long xk, const float *w, long wk, long rows,
-                   long cols, long K) {
-    long c = 0;
-    for (; c + 2 * W <= cols; c += 2 * W)
-        for (long m = 0; m < rows; m += R)
-            matmul_block<R, 2, ADD>(y + m * ym + c, ym, x + m * xm, xm, xk, w + c, wk, K);
-    if (c < cols)
-        for (long m = 0; m < rows; m += R)
-            matmul_block<R, 1, ADD>(y + m * ym + c, ym, x + m * xm, xm, xk, w + c, wk, K);
+// y[rows, cols] = x @ w; rows a multiple of M, cols of W
+INLINE void matmul(float *y, long ym, const float *x, long xm, const float *w, long wk, long rows, long cols, long K) {
+    columns<2>(cols, [=](auto count, long c) {
+        constexpr long C = decltype(count)::value;
+        for (long m = 0; m < rows; m += M) matmul_block<M, C, false>(y + m * ym + c, ym, x + m * xm, xm, 1, w + c, wk, K);
+    });
+}
+
+// y[rows, cols] += x[n, rows]^T @ w[n, cols]; rows and cols multiples of W
+INLINE void add_outer(float *y, const float *x, long xk, const float *w, long wk, long rows, long cols, long n) {
+    columns<2>(cols, [=](auto count, long c) {
+        constexpr long C = decltype(count)::value;
+        long m = 0;
+        for (; (rows - m) % 6; m += 4) matmul_block<4, C, true>(y + m * cols + c, cols, x + m, 1, xk, w + c, wk, n);
+        for (; m < rows; m += 6) matmul_block<6, C, true>(y + m * cols + c, cols, x + m, 1, xk, w + c, wk, n);
+    });
 }
 
 // A gated unit, its weights as the products want them.
 struct Unit {
     long D, I;
-    std::vector<float> up_t;   // [I / W, D, 2 W]: W gates, W values
-    std::vector<float> up;     // [2 I, D], scaled
-    std::vector<float> down_t; // [I, D]
-    const float *down;         // [D, I]
+    Memory up_t;       // [I / W, D, 2 W]: W gates, W values; scaled
+    Memory other;      // forward: down [I, D]; backward: up [2 I, D], scaled
+    const float *down; // [D, I]
 
-    Unit(const float *up_, const float *down_, long D, long I, bool backward) : D(D), I(I), down(down_) {
-        up_t.resize(2 * I * D);
-        for (long i = 0; i < I; ++i)
-            for (long d = 0; d < D; ++d) {
-                float *to = &up_t[(i / W * D + d) * 2 * W + i % W];
-                to[0] = -LOG2E * up_[i * D + d];
-                to[W] = -LN2 * up_[(I + i) * D + d];
-            }
-        if (backward) {
-            up.resize(2 * I * D);
-            for (long i = 0; i < 2 * I * D; ++i) up[i] = (i < I * D ? -LOG2E : -LN2) * up_[i];
-        } else {
-            down_t.resize(I * D);
-            for (long d = 0; d < D; ++d)
-                for (long i = 0; i < I; ++i) down_t[i * D + d] = down_[d * I + i];
+    Unit(const float *up, const float *down, long D, long I, bool backward)
+        : D(D), I(I), up_t(2 * I * D), other(2 * I * D), down(down) {
+        for (long i = 0; i < I; i += W) {
+            transpose(up_t + i * 2 * D, 2 * W, up + i * D, D, W, D, -LOG2E);
+            transpose(up_t + i * 2 * D + W, 2 * W, up + (I + i) * D, D, W, D, -LN2);
         }
+        if (backward)
+            for (long i = 0; i < 2 * I * D; ++i) other[i] = (i < I * D ? -LOG2E : -LN2) * up[i];
+        else
+            transpose(other, D, down, I, D, I, 1.f);
     }
 
     long stride() const { return I + PAD; }
@@ -128,23 +155,23 @@ struct Unit {
         for (long i = 0; i < I; i += W)
             for (long m = 0; m < rows; m += M) {
                 V gu[M][2] = {};
-                product<M, 2>(gu, v + m * D, D, 1, &up_t[i * D * 2], 2 * W, D);
+                product<M, 2>(gu, v + m * D, D, 1, up_t + i * 2 * D, 2 * W, D);
                 for (long r = 0; r < M; ++r)
                     store(a + (m + r) * stride() + i, gu[r][0] * gu[r][1] / (power_of_two(gu[r][0]) + 1.f));
             }
-        matmul<M, false>(y, D, a, stride(), 1, &down_t[0], D, rows, D, I);
+        matmul(y, D, a, stride(), other, D, rows, D, I);
     }
 
-    // dv[rows, D]; the gradients of the first n rows are added to d_up [2 I, D] (of the scaled weights)
+    // dv[rows, D]; the gradients of the first n rows are added to d_up_t [D, 2 I] (of the scaled weights)
     // and d_down [D, I]
-    void backward(float *dv, float *d_up, float *d_down, const float *v, const float *dy, float *a, float *dgu,
+    void backward(float *dv, float *d_up_t, float *d_down, const float *v, const float *dy, float *a, float *dgu,
                   long rows, long n) const {
         // a holds its own gradient until it is known
-        matmul<M, false>(a, stride(), dy, D, 1, down, I, rows, I, D);
+        matmul(a, stride(), dy, D, down, I, rows, I, D);
         for (long i = 0; i < I; i += W)
             for (long m = 0; m < rows; m += M) {
                 V gu[M][2] = {};
-                product<M, 2>(gu, v + m * D, D, 1, &up_t[i * D * 2], 2 * W, D);
+                product<M, 2>(gu, v + m * D, D, 1, up_t + i * 2 * D, 2 * W, D);
                 for (long r = 0; r < M; ++r) {
                     float *at = a + (m + r) * stride() + i, *d = dgu + (m + r) * wide() + i;
                     V g = gu[r][0], u = gu[r][1];
@@ -154,32 +181,42 @@ struct Unit {
                     store(d + I, da * g);
                 }
             }
-        matmul<M, false>(dv, D, dgu, wide(), 1, &up[0], D, rows, D, 2 * I);
-        matmul<4, true>(d_up, D, dgu, 1, wide(), v, D, 2 * I, D, n);
-        matmul<4, true>(d_down, I, dy, 1, D, a, stride(), D, I, n);
+        matmul(dv, D, dgu, wide(), other, D, rows, D, 2 * I);
+        add_outer(d_up_t, v, D, dgu, wide(), D, 2 * I, n);
+        add_outer(d_down, dy, D, a, stride(), D, I, n);
     }
 };
 
-// x[n, D] becomes rmsnorm(x); its factors go to scale[n].
-INLINE void norm(float *x, float *scale, long n, long D) {
+// y[n, D] = rmsnorm of the vectors that value(t, d) gives; its factors go to scale[n].
+template <class Value>
+INLINE void norm(float *y, float *scale, long n, long D, Value value) {
     for (long t = 0; t < n; ++t) {
         V squares{};
-        for (long d = 0; d < D; d += W) squares += load(x + t * D + d) * load(x + t * D + d);
+        for (long d = 0; d < D; d += W) {
+            V v = value(t, d);
+            squares += v * v;
+            store(y + t * D + d, v);
+        }
         scale[t] = sum(squares);
     }
     for (long t = 0; t < n; ++t) scale[t] = 1.f / std::sqrt(scale[t] / D + EPS);
     for (long t = 0; t < n; ++t)
-        for (long d = 0; d < D; d += W) store(x + t * D + d, load(x + t * D + d) * scale[t]);
+        for (long d = 0; d < D; d += W) store(y + t * D + d, load(y + t * D + d) * scale[t]);
 }
 
-// dx = scale (dy - y mean(dy y)) for y = rmsnorm(x)
-INLINE void norm_backward(float *dx, const float *dy, const float *y, const float *scale, long n, long D) {
+// dx = scale (dy - y mean(dy y)) for y = rmsnorm(x); value(t, d) gives dy.
+template <class Value>
+INLINE void norm_backward(float *dx, const float *y, const float *scale, long n, long D, Value value) {
     for (long t = 0; t < n; ++t) {
         V products{};
-        for (long d = 0; d < D; d += W) products += load(dy + t * D + d) * load(y + t * D + d);
+        for (long d = 0; d < D; d += W) {
+            V v = value(t, d);
+            products += v * load(y + t * D + d);
+            store(dx + t * D + d, v);
+        }
         float mean = sum(products) / D;
         for (long d = 0; d < D; d += W)
-            store(dx + t * D + d, scale[t] * (load(dy + t * D + d) - mean * load(y + t * D + d)));
+            store(dx + t * D + d, scale[t] * (load(dx + t * D + d) - mean * load(y + t * D + d)));
     }
 }
 
@@ -206,24 +243,30 @@ struct Groups {
 
     // Means (or sums) over members: table[rows, D] from h[S, D]
     void gather(float *table, const float *h, long D, bool mean) const {
-        for (long i = 0; i < rows; ++i) {
-            float factor = mean ? 1.f / std::max(1, first[i + 1] - first[i]) : 1.f;
-            for (long d = 0; d < D; d += W) {
-                V total{};
-                for (long j = first[i]; j < first[i + 1]; ++j) total += load(h + members[j] * D + d);
-                store(table + i * D + d, total * factor);
+        columns<4>(D, [=](auto count, long d) {
+            constexpr long C = decltype(count)::value;
+            for (long i = 0; i < rows; ++i) {
+                V total[C] = {};
+                for (long j = first[i]; j < first[i + 1]; ++j)
+                    for (long c = 0; c < C; ++c) total[c] += load(h + members[j] * D + d + W * c);
+                float factor = mean ? 1.f / std::max(1, first[i + 1] - first[i]) : 1.f;
+                for (long c = 0; c < C; ++c) store(table + i * D + d + W * c, total[c] * factor);
             }
-        }
+        });
     }
 
     // y[t] = h[t] + the rows of the table that candidate s + t belongs to
     void spread(float *y, const float *h, const float *table, long s, long n, long D) const {
-        for (long t = 0; t < n; ++t)
-            for (long d = 0; d < D; d += W) {
-                V total = load(h + t * D + d);
-                for (long r = 0; r < R; ++r) total += load(table + row[r * S + s + t] * D + d);
-                store(y + t * D + d, total);
+        columns<4>(D, [=](auto count, long d) {
+            constexpr long C = decltype(count)::value;
+            for (long t = 0; t < n; ++t) {
+                V total[C];
+                for (long c = 0; c < C; ++c) total[c] = load(h + t * D + d + W * c);
+                for (long r = 0; r < R; ++r)
+                    for (long c = 0; c < C; ++c) total[c] += load(table + row[r * S + s + t] * D + d + W * c);
+                for (long c = 0; c < C; ++c) store(y + t * D + d + W * c, total[c]);
             }
+        });
     }
 };
 
@@ -247,16 +290,6 @@ bool outside(const int32_t *group, long S, long R) {
     return std::any_of(group, group + R * S, [=](int32_t each) { return each < 0 || each >= S; });
 }
 
-// Zeroed memory from the start of a cache line.
-struct Memory {
-    float *at;
-    explicit Memory(long size) : at(static_cast<float *>(::operator new(size * sizeof(float), std::align_val_t(64)))) {
-        std::fill(at, at + size, 0.f);
-    }
-    ~Memory() { ::operator delete(at, std::align_val_t(64)); }
-    Memory(const Memory &) = delete;
-};
-
 } // namespace
 
 extern "C" {
@@ -274,22 +307,22 @@ int trm_block_forward(float *out, float *h1, float *scale, const float *h, const
     {
         Memory means(groups.rows * D), pooled(groups.rows * D), x(TILE * D), y(TILE * D),
             a(TILE * (block.inner() + PAD)), scales(2 * TILE);
+        std::fill_n(x.at, TILE * D, 0.f);
 #pragma omp for schedule(static, 1)
         for (long b = 0; b < B; ++b) {
-            groups.gather(means.at, h + b * S * D, D, true);
+            groups.gather(means, h + b * S * D, D, true);
             for (long r = 0; r < R; ++r)
                 for (long i = groups.from[r]; i < groups.from[r + 1]; i += TILE)
-                    block.units[r].forward(pooled.at + i * D, means.at + i * D, a.at,
+                    block.units[r].forward(pooled + i * D, means + i * D, a,
                                            std::min(TILE, groups.from[r + 1] - i));
             for (long s = 0; s < S; s += TILE) {
                 long n = std::min(TILE, S - s), rows = (n + M - 1) / M * M, at = (b * S + s) * D;
-                float *scale1 = scale ? scale + b * 2 * S + s : scales.at, *scale2 = scale ? scale1 + S : scales.at;
-                groups.spread(x.at, h + at, pooled.at, s, n, D);
-                norm(x.at, scale1, n, D);
-                if (h1) std::copy(x.at, x.at + n * D, h1 + at);
-                block.units[R].forward(y.at, x.at, a.at, rows);
-                for (long i = 0; i < n * D; i += W) store(out + at + i, load(x.at + i) + load(y.at + i));
-                norm(out + at, scale2, n, D);
+                float *scale1 = scale ? scale + b * 2 * S + s : scales, *scale2 = scale ? scale1 + S : scales;
+                groups.spread(x, h + at, pooled, s, n, D);
+                norm(x, scale1, n, D, [&](long t, long d) { return load(x + t * D + d); });
+                if (h1) std::copy_n(x.at, n * D, h1 + at);
+                block.units[R].forward(y, x, a, rows);
+                norm(out + at, scale2, n, D, [&](long t, long d) { return load(x + t * D + d) + load(y + t * D + d); });
             }
         }
     }
@@ -307,48 +340,51 @@ int trm_block_backward(float *dh, float *d_pool_up, float *d_pool_down, float *d
     // Gradients lie one after the other: per unit, of up, then of down
     const long pool = 3 * P * D, size = R * pool + 3 * I * D;
     Memory total(size);
+    std::fill_n(total.at, size, 0.f);
 #pragma omp parallel num_threads(threads)
     {
         Memory means(groups.rows * D), sums(groups.rows * D), grads(size), x(TILE * D), dy(TILE * D), dv(TILE * D),
             a(TILE * (block.inner() + PAD)), dgu(TILE * (2 * block.inner() + PAD));
-        float *g = grads.at;
+        float *g = grads;
+        std::fill_n(x.at, TILE * D, 0.f);
 #pragma omp for ordered schedule(static, 1)
         for (long b = 0; b < B; ++b) {
             std::fill(g, g + size, 0.f);
             for (long s = 0; s < S; s += TILE) {
                 long n = std::min(TILE, S - s), rows = (n + M - 1) / M * M, at = (b * S + s) * D;
                 const float *scale1 = scale + b * 2 * S + s;
-                std::copy(h1 + at, h1 + at + n * D, x.at);
-                norm_backward(dy.at, dout + at, out + at, scale1 + S, n, D);
-                block.units[R].backward(dv.at, g + R * pool, g + R * pool + 2 * I * D, x.at, dy.at, a.at, dgu.at, rows,
+                std::copy_n(h1 + at, n * D, x.at);
+                norm_backward(dy, out + at, scale1 + S, n, D, [&](long t, long d) { return load(dout + at + t * D + d); });
+                block.units[R].backward(dv, g + R * pool, g + R * pool + 2 * I * D, x, dy, a, dgu, rows,
                                         n);
-                for (long i = 0; i < n * D; i += W) store(dv.at + i, load(dv.at + i) + load(dy.at + i));
-                norm_backward(dh + at, dv.at, x.at, scale1, n, D);
+                norm_backward(dh + at, x, scale1, n, D,
+                              [&](long t, long d) { return load(dv + t * D + d) + load(dy + t * D + d); });
             }
-            groups.gather(means.at, h + b * S * D, D, true);
-            groups.gather(sums.at, dh + b * S * D, D, false);
+            groups.gather(means, h + b * S * D, D, true);
+            groups.gather(sums, dh + b * S * D, D, false);
             for (long r = 0; r < R; ++r)
                 for (long i = groups.from[r]; i < groups.from[r + 1]; i += TILE) {
                     long rows = std::min(TILE, groups.from[r + 1] - i);
                     // Rows without members add nothing: their mean and sum are zero
-                    block.units[r].backward(dv.at, g + r * pool, g + r * pool + 2 * P * D, means.at + i * D,
-                                            sums.at + i * D, a.at, dgu.at, rows, rows);
+                    block.units[r].backward(dv, g + r * pool, g + r * pool + 2 * P * D, means + i * D,
+                                            sums + i * D, a, dgu, rows, rows);
                     for (long t = 0; t < rows; ++t) {
                         float count = std::max(1, groups.first[i + t + 1] - groups.first[i + t]);
-                        for (long d = 0; d < D; ++d) sums.at[(i + t) * D + d] = dv.at[t * D + d] / count;
+                        for (long d = 0; d < D; ++d) sums[(i + t) * D + d] = dv[t * D + d] / count;
                     }
                 }
-            groups.spread(dh + b * S * D, dh + b * S * D, sums.at, 0, S, D);
+            groups.spread(dh + b * S * D, dh + b * S * D, sums, 0, S, D);
 #pragma omp ordered
-            for (long i = 0; i < size; i += W) store(total.at + i, load(total.at + i) + load(g + i));
+            for (long i = 0; i < size; i += W) store(total + i, load(total + i) + load(g + i));
         }
     }
     auto give = [&](float *up, float *down, const float *from, long inner) {
-        for (long i = 0; i < 2 * inner * D; ++i) up[i] = (i < inner * D ? -LOG2E : -LN2) * from[i];
+        transpose(up, D, from, 2 * inner, D, inner, -LOG2E);
+        transpose(up + inner * D, D, from + inner, 2 * inner, D, inner, -LN2);
         std::copy(from + 2 * inner * D, from + 3 * inner * D, down);
     };
-    for (long r = 0; r < R; ++r) give(d_pool_up + r * 2 * P * D, d_pool_down + r * D * P, total.at + r * pool, P);
-    give(d_up, d_down, total.at + R * pool, I);
+    for (long r = 0; r < R; ++r) give(d_pool_up + r * 2 * P * D, d_pool_down + r * D * P, total + r * pool, P);
+    give(d_up, d_down, total + R * pool, I);
     return 0;
 }
 }
