@@ -12,7 +12,7 @@ from trm.kernels import compiled, native, plain
 needs_compiler = pytest.mark.skipif(
     not native.available(), reason="no C++ compiler that builds trm/kernels/native.cpp"
 )
-# Distances in norm; measured: at most 6e-7.
+# Distances in norm. Measured: at most 6e-7, and 1.3e-6 where weight gradients sum over 4096 candidates.
 BOUND = 2e-6
 
 
@@ -93,7 +93,7 @@ def test_gates_far_beyond_the_exponential():
     """Gates of several hundreds: exp(-g) is beyond float32 on one side, and nothing on the other."""
     group = GROUPS["sudoku_4x4"]
     h, pool_up, pool_down, up, down = draw(group, 2, 32, 32, 64)
-    compare(group, [h, 200 * pool_up, pool_down, 200 * up, down], 1e-4)
+    compare(group, [h, 200 * pool_up, pool_down, 200 * up, down], 1e-5)
 
 
 @needs_compiler

@@ -66,6 +66,7 @@ def block(
 
 
 def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    """Addresses; the caller keeps the tensors."""
     return [ctypes.c_void_p(each.data_ptr() if each.numel() else None) for each in tensors]
 
 
@@ -128,9 +129,9 @@ def _(
 @torch.library.custom_op("trm::candidates_backward", mutates_args=())
 def _block_backward(dout: Tensor, saved: list[Tensor], given: list[Tensor]) -> list[Tensor]:
     """Gradients of h and the weights; `saved` is the result of _block, `given` what it was given."""
-    given = [each.contiguous() for each in given]
+    dout, given = dout.contiguous(), [each.contiguous() for each in given]
     results = _gradients_like(given)
-    _call("trm_block_backward", *_pointers(*results, dout.contiguous(), *saved, *given), *_sizes(*given))
+    _call("trm_block_backward", *_pointers(*results, dout, *saved, *given), *_sizes(*given))
     return results
 
 
