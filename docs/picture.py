@@ -17,10 +17,10 @@ import trm
 def main(puzzle: str) -> None:
     """Draw the puzzle and its answer after every supervision step."""
     solver = trm.load("mini", device="cpu")
-    previous = tokens = solver.task.parse(puzzle)
-    panels = [Panel(solver.task.render(tokens, tokens), title="puzzle", expand=False)]
+    previous = tokens = solver.family.parse(puzzle)
+    panels = [Panel(solver.family.render(tokens, tokens), title="puzzle", expand=False)]
     for refinement in solver.steps(puzzle):
-        picture = solver.task.render(tokens, refinement.answer, previous)
+        picture = solver.family.render(tokens, refinement.answer, previous)
         chance = f"{100 * refinement.halt_probability:.1f} %"
         panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
         previous = refinement.answer

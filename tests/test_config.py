@@ -1,5 +1,7 @@
 """Configuration: recipes survive the round trip through YAML, and every fault is named in one line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pydantic
@@ -18,7 +20,9 @@ from trm.config import (
     parse,
 )
 from trm.errors import UserError
-from trm.puzzles.sudoku.config import SudokuConfig
+from trm.puzzles import FAMILIES
+from trm.puzzles.arc.config import ArcDataConfig
+from trm.puzzles.sudoku.config import SudokuConfig, SudokuDataConfig
 from trm.recipe import RunConfig, load_config, load_recipe, recipe_names
 
 
@@ -244,3 +248,52 @@ def test_data_options_of_another_family_are_refused(family, data, message):
     with pytest.raises(UserError) as caught:
         parse(RunConfig, {"family": {"name": family}, "data": data}, "test")
     assert message in str(caught.value)
+
+
+def test_files_of_earlier_versions_are_read(tmp_path: Path):
+    old = write(
+        tmp_path,
+        "task: {name: sudoku, box_rows: 2, box_cols: 3}\n"
+        "data: {generate_train: 40, generate_test: 9, extra_clues: 2, min_path: 2, augment: false}\n",
+    )
+    config = load_config(old)
+    assert config.family == SudokuConfig(box_rows=2, box_cols=3)
+    assert config.data == SudokuDataConfig(generate={"train": 40, "test": 9, "extra_clues": 2}, augment=False)
+    assert "task" not in dump_config(config)
+    assert "extra_clues: 2" in dump_config(config)
+    everything = {"augment": True, "generate_train": 0, "max_guesses": 1_000_000, "hold_out_variants": 3}
+    arc = parse(RunConfig, {"task": {"name": "arc", "ids": "task"}, "data": everything}, "test")
+    assert arc.data == ArcDataConfig(hold_out_variants=3)
+    assert parse(RunConfig, {"data": {"generate_train": 4}}, "test").data.generator().train == 4
+    with pytest.raises(UserError, match=r"generate\.extra_clues is for sudoku"):
+        parse(RunConfig, {"task": {"name": "maze"}, "data": {"extra_clues": 3}}, "test")
+
+
+def test_options_that_do_nothing_for_arc_are_refused():
+    for data in ({"augment": False}, {"generate": {"train": 3}}):
+        with pytest.raises(UserError, match="would do nothing for arc"):
+            parse(RunConfig, {"family": {"name": "arc"}, "data": data}, "test")
+
+
+def test_mazes_are_not_augmented_unless_asked():
+    assert not parse(RunConfig, {"family": {"name": "maze"}}, "test").data.augments()
+    assert parse(RunConfig, {}, "test").data.augments()
+
+
+def test_families_by_name_without_torch_or_numpy():
+    code = (
+        "import sys, trm.puzzles\n"
+        "print(all(kind.name == name for name, kind in trm.puzzles.config_classes().items()))\n"
+        "print({'torch', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True", "set()"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_configuration_is_written_with_its_name(name: str):
+    values = {"name": name} | ({"height": 2, "width": 3, "symbols": ["a"]} if name == "grid" else {})
+    config = parse(RunConfig, {"family": values}, "test").family
+    assert config.model_dump()["name"] == name == config.name
+    assert type(config).model_validate(config.model_dump()) == config
+    assert config.build().config == config

@@ -1,6 +1,7 @@
 """Where puzzles come from: local files, pinned files of the hub, and the generator."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,18 @@ def test_puzzles_are_generated_once_and_read_back_ever_after(tmp_path, monkeypat
         assert np.array_equal(a.answers_NL, b.answers_NL)
         assert np.array_equal(a.rating_N, b.rating_N)
     assert [len(puzzles) for puzzles in second] == [6, 3]
+
+
+def test_data_made_by_an_earlier_version_is_not_made_again(tmp_path, monkeypatch):
+    first, _ = prepare(GENERATED, tmp_path)
+    old = {
+        "task": TASK.config.model_dump(),
+        "data": {"generate_train": 6, "generate_validation": 3, "generate_test": 2, "extra_clues": 2},
+        "seed": 0,
+    }
+    (tmp_path / "made-from.json").write_text(json.dumps(old, indent=1))
+    monkeypatch.setattr(Sudoku, "generate", lambda *_: pytest.fail("generated again"))
+    assert texts(prepare(GENERATED, tmp_path)[0]) == texts(first)
 
 
 def test_generation_depends_on_the_seed(tmp_path):

@@ -13,6 +13,7 @@ Shapes: B batch, S tokens (prefix and puzzle), D width, H heads, K head width, I
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,15 +79,19 @@ class Attention(nn.Module):
         return self.out(a_BHSK.transpose(1, 2).flatten(-2))
 
 
+def inner_width(width: int, expansion: float) -> int:
+    """I, the inner width of a gated unit: 2/3 of expansion x width, rounded up to 256s."""
+    return math.ceil(round(expansion * width * 2 / 3) / 256) * 256
+
+
 class GatedUnit(nn.Module):
     """Gated linear unit over the last dimension: see `kernels.plain.gated`.
 
     In a block its weights go to the kernel that also adds the residual and norms.
     """
 
-    def __init__(self, width: int, expansion: float, gate: Gate):
+    def __init__(self, width: int, inner: int, gate: Gate):
         super().__init__()
-        inner = math.ceil(round(expansion * width * 2 / 3) / 256) * 256
         self.gate: Gate = gate
         self.up = Linear(width, 2 * inner, bias=False)
         self.down = Linear(inner, width, bias=False)
@@ -98,10 +103,10 @@ class GatedUnit(nn.Module):
 class Block(nn.Module):
     """Token mixing, then the gated unit over channels, each followed by its norm."""
 
-    def __init__(self, width: int, expansion: float, gate: Gate, mix: nn.Module, kernels: Kernels):
+    def __init__(self, width: int, inner: int, gate: Gate, mix: nn.Module, kernels: Kernels):
         super().__init__()
         self.mix = mix
-        self.mlp = GatedUnit(width, expansion, gate)
+        self.mlp = GatedUnit(width, inner, gate)
         self.kernels = kernels
 
     def forward(self, h_BSD: Tensor) -> Tensor:
@@ -116,7 +121,7 @@ class Block(nn.Module):
 class Network(nn.Module):
     """A stack of blocks."""
 
-    def __init__(self, blocks: list[Block]):
+    def __init__(self, blocks: Sequence[nn.Module]):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 

@@ -9,7 +9,7 @@ Shapes: N puzzles, L tokens, B batch, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trm.config import DataConfig, FamilyConfig, GeneratorConfig
 from trm.errors import UserError
+from trm.problem import Problem, Relations
 from trm.puzzles.symmetry import Symmetry
 
 if TYPE_CHECKING:
@@ -60,8 +61,14 @@ class Family(ABC):
     """Question and answer have the same cells, so that the padding of one is the padding of the other."""
     commands: str = ""
     """The group of commands that solves and evaluates this family, where it needs ways of its own."""
-    relations: Any = None
-    """Which symbols are alike, for models that compute on candidates; None where the family does not say."""
+    board: tuple[int, int] | None = None
+    """Rows and columns of the cells, where they lie on a board."""
+    relations: Relations | None = None
+    """Which candidates (a cell and a symbol) belong together; None where symbols are not alike."""
+
+    def problem(self, puzzles: int = 1) -> Problem:
+        """What the family asks of a model that knows so many puzzle ids."""
+        return Problem(self.vocab_size, self.length, puzzles, self.board, self.relations)
 
     # What every family must say.
 
