@@ -69,6 +69,8 @@ class ModelConfig(Config):
     halting: Literal["first", "every"] = "first"
     """What the halting head reads: y at the first position (as the original), or at every one, where the
     answer is right if all of them say so."""
+    conflict_head: bool = False
+    """Kind candidates: a head that says whether what was decided contradicts the puzzle, for searching."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Precision of the forward pass (float64 is for measuring rounding); weights stay float32."""
     compile: Literal["none", "block", "cycle"] = "none"
@@ -91,6 +93,8 @@ class ModelConfig(Config):
                 raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
             if self.positions == "rope" and self.width // self.heads % 2:
                 raise ValueError("rope needs an even head width (width / heads)")
+        if self.conflict_head and self.kind != "candidates":
+            raise ValueError("conflict_head is a part of kind candidates")
         if (self.kind == "candidates") != (self.mixing == "relations"):
             raise ValueError("kind candidates and mixing relations go together: set both or neither")
         if self.mixing in ("convolution", "relations") and (self.prefix or self.positions != "none"):
@@ -140,6 +144,11 @@ class SupervisionConfig(Config):
     present: one fewer after it was solved with them, one more after it was not."""
     first_hints: int = Field(5, ge=0)
     """Hints that every puzzle needs at first."""
+    decisions: float = Field(0.0, ge=0, le=1)
+    """Probability that a row decides open cells and is taken back, as a search does; needs
+    model.conflict_head, which learns to notice wrong decisions."""
+    longest_wrong: int = Field(6, gt=0)
+    """Most steps until a wrong decision is taken back."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -156,7 +165,7 @@ class LossConfig(Config):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing (softmax only)."""
     halting_weight: float = Field(0.5, ge=0)
-    """Weight of the halting (and continue) binary cross entropy."""
+    """Weight of the halting (and continue, and conflict) binary cross entropy."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -402,6 +411,8 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if bool(self.supervision.decisions) != self.model.conflict_head:
+            raise ValueError("supervision.decisions and model.conflict_head go together: set both or neither")
         for family, options in _OPTIONS_OF.items():
             for option in options:
                 changed = getattr(self.data, option) != DataConfig.model_fields[option].default

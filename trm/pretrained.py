@@ -149,7 +149,9 @@ def start_from(model: "RecursiveModel", name: str, task: TaskConfig, variants: "
             for old, new in _shared_ids(found, task, variants):
                 new_PW[new] = weights[table][old]
         weights[table] = new_PW
-    load_weights(model, weights, str(found.folder))
+    # A head that the other model did not have starts as new.
+    fresh = {name: w for name, w in model.state_dict().items() if name.startswith("conflict_head.")}
+    load_weights(model, fresh | weights, str(found.folder))
     return found.seen()
 
 

@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.models.embedding import CandidateEmbedding, CandidateHead
+from trm.models.halting import EveryPosition
 from trm.models.layers import inner_width
 from trm.models.mixing import CandidateBlock
-from trm.models.recursive import LatentRecursion, State
+from trm.models.recursive import LatentRecursion, Output, State
 from trm.problem import Problem
+
+_FINE = 3.0  # the conflict head starts at "almost surely no conflict"
 
 
 @final
@@ -38,6 +41,10 @@ class Candidates(LatentRecursion):
         self.relations = problem.relations
         super().__init__(config, problem)
         self.latent_network = self.network(config.layers)
+        # The logit that all is fine, as the product over candidates: one contradiction shows.
+        self.conflict_head = (
+            EveryPosition(config.width, self.seq_len, logits=1, first=_FINE) if config.conflict_head else None
+        )
 
     @property
     def graded(self) -> int:
@@ -61,6 +68,19 @@ class Candidates(LatentRecursion):
     def encode_kinds(self, kind_BS: Tensor) -> Tensor:
         """X from kinds of candidates: as `encode`, for what no puzzle can say (a candidate ruled out)."""
         return cast(CandidateEmbedding, self.embed).embed_kinds(kind_BS)
+
+    def say(self, y_BSD: Tensor) -> Output:
+        output = super().say(y_BSD)
+        if self.conflict_head is None:
+            return output
+        return output._replace(conflict_B=-self.conflict_head(y_BSD).squeeze(-1))
+
+    def forward(
+        self, tokens_BL: Tensor, puzzle_B: Tensor, state: State, kind_BS: Tensor | None = None
+    ) -> tuple[State, Output]:
+        """As every model; `kind_BS` says more of the candidates than the puzzle does."""
+        x_BSD = self.encode(tokens_BL, puzzle_B) if kind_BS is None else self.encode_kinds(kind_BS)
+        return self.step(state, x_BSD)
 
     def update_latent(self, state: State, x_BSD: Tensor) -> State:
         y, z = state

@@ -65,6 +65,8 @@ class Output(NamedTuple):
     logits_BLV: Tensor
     halt_B: Tensor
     continue_B: Tensor
+    conflict_B: Tensor | None = None
+    """That what was decided contradicts the puzzle, from models that have learned it."""
 
 
 class RecursiveModel(nn.Module, ABC):
@@ -128,9 +130,13 @@ class RecursiveModel(nn.Module, ABC):
     def step(self, state: State, x_BSD: Tensor) -> tuple[State, Output]:
         """One supervision step: the refined state, detached, and what it says."""
         state = self.refine(state, x_BSD)
-        logits_BLV = self.answer_head(state.y_BSD[:, self.config.prefix :])
-        halt_B, continue_B = self.halting_head(state.y_BSD).unbind(-1)
-        return state.detach(), Output(logits_BLV, halt_B, continue_B)
+        return state.detach(), self.say(state.y_BSD)
+
+    def say(self, y_BSD: Tensor) -> Output:
+        """What the heads read from y."""
+        logits_BLV = self.answer_head(y_BSD[:, self.config.prefix :])
+        halt_B, continue_B = self.halting_head(y_BSD).unbind(-1)
+        return Output(logits_BLV, halt_B, continue_B)
 
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor, state: State) -> tuple[State, Output]:
         """`encode` and `step` in one call, as distributed wrappers need it."""

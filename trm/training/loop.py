@@ -44,6 +44,7 @@ from trm.models import RecursiveModel, State, build
 from trm.puzzles import Task, build_task
 from trm.terminal import bar
 from trm.training import checkpoint
+from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
@@ -175,6 +176,9 @@ class _Run:
             if not task.same_cells:
                 raise UserError("supervision.hints needs questions and answers with the same cells")
             self.hints = Hints(config.supervision, len(data.train), config.train.batch, self.device)
+        self.decisions = None
+        if config.supervision.decisions:
+            self.decisions = Decisions(config.supervision, model, config.train.batch)
         self.training_step = TrainingStep(
             config,
             self.model,
@@ -185,6 +189,7 @@ class _Run:
             rank=rank,
             graph=graph,
             hints=self.hints,
+            decisions=self.decisions,
         )
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
@@ -202,7 +207,8 @@ class _Run:
         losses = {name: value / rows for name, value in sums.items() if name.endswith("loss")}
         if not math.isfinite(losses["loss"]):
             raise self._not_finite()
-        others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses}
+        counts = {name: sums.pop(name) / rows for name in ("wrong", "alarms", "right_alarms") if name in sums}
+        others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses} | counts
         if self.hints is not None:
             others["hints"] = self.hints.level_N.float().mean().item()
         return losses | others | {"halted": halted / rows, "seconds": self.seconds()}
@@ -304,6 +310,7 @@ class _Run:
             | slots.state._asdict()
             | {"steps": slots.steps_B, "halted": slots.halted_B},
             "hints": {"level": self.hints.level_N, "hinted": self.hints.hinted_B} if self.hints else {},
+            "decisions": self.decisions.tensors() if self.decisions else {},
             "counters": {
                 "best": torch.tensor(self.best, dtype=torch.float64),
                 "seconds": torch.tensor(self.seconds(), dtype=torch.float64),

@@ -14,6 +14,7 @@ from torch import Tensor
 from trm import rng
 from trm.config import RunConfig
 from trm.models import RecursiveModel
+from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
@@ -45,9 +46,11 @@ class TrainingStep:
         rank: int = 0,
         graph: bool = False,
         hints: Hints | None = None,
+        decisions: Decisions | None = None,
     ):
         self.config, self.model, self.optimizer, self.ema = config, model, optimizer, ema
         self.draw, self.backward, self.rank, self.hints = draw, backward, rank, hints
+        self.decisions = decisions
         self._wanted, self._warm = graph, 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._sums: dict[str, Tensor] = {}
@@ -86,7 +89,7 @@ class TrainingStep:
         offered, hinted_B = self.draw(self.number), None
         if self.hints is not None:
             offered, hinted_B = self.hints.add(offered, rng.fold(key, _HINTS))
-        step = supervise(self.model, self.slots, offered, config.supervision, key)
+        step = supervise(self.model, self.slots, offered, config.supervision, key, self.decisions)
         loss, sums = step_loss(config.loss, step)
         # The mean over processes of loss / local batch is the sum over all rows / global batch.
         self.backward(loss.total / config.train.batch)
