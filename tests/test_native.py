@@ -40,7 +40,7 @@ GROUPS = {
 
 
 def draw(group: Tensor, rows: int, width: int, pooled: int, inner: int, scale: float = 1.5) -> list[Tensor]:
-    """h and the weights, float32."""
+    """The float32 tensors h and weights."""
     relations, candidates = group.shape
     torch.manual_seed(width)
     return [
