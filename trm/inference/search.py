@@ -36,6 +36,8 @@ class Policy(NamedTuple):
     """Steps after which a row decides even if its answer still moves."""
     sure: float = 0.9
     """Probability from which a symbol counts as known: it is not decided, and two of them conflict."""
+    alarm: float = 0.9
+    """Probability of a conflict from which the last decision is taken back."""
     greedy: bool = False
     """Take the likeliest symbol instead of a draw."""
 
@@ -231,6 +233,9 @@ class _Work:
         kind_AS = self.kind_ALN.flatten(1)
         broken_A = broken(kind_AS, relations).tolist()
         believed_A = believed_conflict(chance_ALN, relations, policy).tolist()
+        alarm_A = [False] * len(self.rows)
+        if out.conflict_B is not None:
+            alarm_A = (out.conflict_B.sigmoid() >= policy.alarm).tolist()
         step_A = torch.tensor([row.steps for row in self.rows], device=self.device)
         key_A = rng.fold(torch.stack([row.key for row in self.rows]), step_A)
         candidate_A, undecided_A = (t.tolist() for t in surest(chance_ALN, self.kind_ALN, policy, key_A))
@@ -241,7 +246,7 @@ class _Work:
             row.since += 1
             verified = moved_A[i] and self.family.verify(row.tokens_L, answers[i]) is True
             resting = not moved_A[i] or row.since >= policy.patience
-            wrong = broken_A[i] or (resting and (believed_A[i] or not undecided_A[i]))
+            wrong = broken_A[i] or alarm_A[i] or (resting and (believed_A[i] or not undecided_A[i]))
             if verified or row.steps >= self.steps or (broken_A[i] and not row.stack):
                 yield (
                     row.puzzle,
