@@ -168,7 +168,9 @@ class _Run:
             raise UserError(f"train.cuda_graph needs a CUDA device, not {self.device.type}")
         self.optimizer = Optimizer(config.optimizer, model, config.train.steps, capturable=graph)
         self.ema = Ema(config.ema, model, capturable=graph) if config.ema.decay else None
-        batches = Batches(data.train, config.train.batch, data.augment(self.device), self.device)
+        batches = Batches(
+            data.train, config.train.batch, data.augment(self.device), self.device, data.chance_N
+        )
         self.training_step = TrainingStep(
             config,
             self.model,
@@ -256,7 +258,8 @@ class _Run:
         if not checkpoint.steps_saved(self.folder / "checkpoints"):
             return
         if self.data.variants is not None and (self.folder / "last").exists():
-            pretrained.check_ids(self.folder / "last", self.data.variants)
+            remedy = "restore the data, or train into a new folder"
+            pretrained.check_ids(self.folder / "last", self.data.variants, remedy)
         state = self._state()
         self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
         for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):

@@ -49,8 +49,8 @@ class Variants:
     """Every puzzle id and the variant that it stands for.
 
     The variants of task i have the ids first_N[i] to first_N[i + 1] - 1, int64 [N + 1], and the first of them
-    is the task itself. Id 0 is no puzzle. dihedral_P, uint8 [P], and colours_PC, uint8 [P, 10], hold what
-    `transform` is given.
+    is the task itself. Ids below first_N[0] are no puzzle: 0, and sometimes others in data of the original.
+    dihedral_P, uint8 [P], and colours_PC, uint8 [P, 10], hold what `transform` is given.
     """
 
     names: tuple[str, ...]
@@ -239,7 +239,7 @@ def _well_formed(names: object, tables: dict[str, np.ndarray]) -> bool:
         and len(set(names)) == len(names)
         and dihedral_P.ndim == 1
         and colours_PC.shape == (len(dihedral_P), COLOURS)
-        and first_N[0] == 1
+        and first_N[0] >= 1
         and bool((np.diff(first_N) > 0).all())
         and first_N[-1] == len(dihedral_P)
         and bool((dihedral_P < DIHEDRAL).all())
