@@ -93,7 +93,7 @@ def drawing(task: Task, batch: int, device: torch.device):
         row_B = rng.fold(key, torch.arange(batch, device=device))
         index_B = rng.randint(row_B, 0, len(tokens_NL))
         tokens_BL = task.symmetry(row_B).apply(tokens_NL[index_B])
-        return Batch(tokens_BL, labels(tokens_BL.roll(1, 1)), torch.zeros_like(index_B))
+        return Batch(tokens_BL, labels(tokens_BL.roll(1, 1)), torch.zeros_like(index_B), index_B)
 
     return draw
 

@@ -50,14 +50,14 @@ def test_every_puzzle_is_drawn_about_equally_often():
 
 def test_without_augmentation_rows_are_the_puzzles():
     batch = batches(30, augment=False).batch(0, 0)
-    for tokens_L, labels_L, puzzle in zip(*batch, strict=True):
+    for tokens_L, labels_L, puzzle, _ in zip(*batch, strict=True):
         assert TASK.text(tokens_L.numpy()) == PUZZLES[puzzle]
         assert TASK.text(labels_L.numpy()) == ANSWER
 
 
 def test_augmented_rows_are_puzzles_with_their_answers():
     batch = batches(300).batch(0, 0)
-    for tokens_L, labels_L, puzzle in zip(*batch, strict=True):
+    for tokens_L, labels_L, puzzle, _ in zip(*batch, strict=True):
         assert TASK.verify(tokens_L.numpy(), labels_L.numpy())
         assert (tokens_L == 1).sum() == PUZZLES[puzzle].count(".")
     assert len(batch.tokens_BL.unique(dim=0)) > 250

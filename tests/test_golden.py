@@ -74,7 +74,8 @@ class Case:
 
     def batch(self, prefix: str) -> Batch:
         names = ("inputs", "labels", "puzzle_identifiers")
-        return Batch(*(self.tensors[f"{prefix}/batch/{name}"].long() for name in names))
+        tokens_BL, labels_BL, puzzle_B = (self.tensors[f"{prefix}/batch/{name}"].long() for name in names)
+        return Batch(tokens_BL, labels_BL, puzzle_B, torch.zeros_like(puzzle_B))
 
     def train_steps(self, model: RecursiveModel):
         """Walk the training steps with the original's optimizers; yields before each update."""

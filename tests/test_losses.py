@@ -162,7 +162,7 @@ def step(with_target: bool) -> Step:
         logits, torch.tensor(HALT, requires_grad=True), torch.tensor(CONTINUE, requires_grad=True)
     )
     slots = Slots(
-        Batch(torch.zeros_like(LABELS), LABELS, torch.zeros(4, dtype=torch.int64)),
+        Batch(torch.zeros_like(LABELS), LABELS, *torch.zeros(2, 4, dtype=torch.int64)),
         State(torch.zeros(4, 3, 1), torch.zeros(4, 3, 1)),
         steps_B=torch.tensor([3, 5, 7, 9], dtype=torch.int32),
         halted_B=torch.tensor([True, True, False, True]),

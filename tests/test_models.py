@@ -11,7 +11,7 @@ from torch import Tensor
 from trm.config import ModelConfig
 from trm.kernels.plain import rms_norm
 from trm.models import Problem, RecursiveModel, State, build
-from trm.models.layers import Attention, Block, GatedUnit, Rope, trunc_normal_
+from trm.models.layers import Attention, Block, GatedUnit, Rope, inner_width, trunc_normal_
 
 PROBLEM = Problem(vocab_size=7, length=6, puzzles=4)
 SMALL = {"width": 16, "heads": 2, "layers": 2, "T": 2, "n": 2, "expansion": 2, "dtype": "float64"}
@@ -350,7 +350,7 @@ def test_rope_depends_on_distance_alone():
     ("width", "expansion", "inner"), [(97, 4, 512), (96, 4, 256), (512, 4, 1536), (16, 1, 256), (81, 4, 256)]
 )
 def test_inner_width_is_rounded_up_to_256s(width: int, expansion: float, inner: int):
-    unit = GatedUnit(width, expansion, "swiglu")
+    unit = GatedUnit(width, inner_width(width, expansion), "swiglu")
     assert unit.up.weight.shape == (2 * inner, width) and unit.down.weight.shape == (width, inner)
 
 

@@ -57,7 +57,7 @@ def drawing(settings: RunConfig, device: str = "cpu"):
         row_B = rng.fold(key, torch.arange(settings.train.batch, device=device))
         index_B = rng.randint(row_B, 0, len(tokens_NL))
         tokens_BL = TASK.symmetry(row_B).apply(tokens_NL[index_B])
-        return Batch(tokens_BL, labels(tokens_BL.roll(1, 1)), index_B % 4)
+        return Batch(tokens_BL, labels(tokens_BL.roll(1, 1)), index_B % 4, index_B)
 
     return draw
 

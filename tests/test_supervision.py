@@ -33,7 +33,7 @@ class Scripted:
 def offer(number: int, size: int = 3) -> Batch:
     """The puzzles offered at a step: row i is 10 * number + i everywhere."""
     ids = 10 * number + torch.arange(size)
-    return Batch(ids.view(-1, 1).expand(-1, 2).clone(), ids.view(-1, 1) + 1000, ids)
+    return Batch(ids.view(-1, 1).expand(-1, 2).clone(), ids.view(-1, 1) + 1000, ids, ids)
 
 
 def walk(config: SupervisionConfig, *script: tuple[list[float], list[float]]):

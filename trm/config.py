@@ -29,8 +29,10 @@ class Config(BaseModel):
 class ModelConfig(Config):
     """A recursive reasoning model; the names T, n, y and z are the TRM paper's (arXiv 2510.04871)."""
 
-    kind: Literal["trm", "hrm", "transformer"] = "trm"
-    """trm: one tiny network; hrm: two networks and a one-step gradient; transformer: plain baseline."""
+    kind: Literal["trm", "candidates", "hrm", "transformer"] = "trm"
+    """trm: one tiny network; candidates: the same recursion with a position for every cell and symbol, for
+    families whose symbols may be renamed; hrm: two networks and a one-step gradient; transformer: plain
+    baseline."""
     width: int = Field(512, gt=0)
     """D, the width of y, z and every embedding."""
     layers: int = Field(2, gt=0)
@@ -41,12 +43,15 @@ class ModelConfig(Config):
     """Attention heads."""
     expansion: float = Field(4.0, gt=0)
     """Expansion of the gated unit; its inner width is 2/3 of expansion x width, rounded up to 256s."""
+    inner: int | None = Field(None, gt=0)
+    """Inner width of the gated unit over channels, where it is not to follow from the expansion."""
     T: int = Field(3, gt=0)
     """Cycles per supervision step; only the last one carries gradient."""
     n: int = Field(6, gt=0)
     """Latent updates (of z) per cycle, before the one answer update (of y)."""
-    mixing: Literal["attention", "mixer"] = "attention"
-    """How tokens exchange information: self-attention, or an MLP over a fixed number of tokens."""
+    mixing: Literal["attention", "mixer", "convolution", "relations"] = "attention"
+    """How positions exchange information: self-attention; an MLP over a fixed number of tokens; 3x3
+    convolutions, for boards whose rules are local; means over related candidates (kind candidates)."""
     positions: Literal["rope", "learned", "none"] = "rope"
     """Position encoding; RoPE acts in attention only."""
     gate: Literal["swiglu", "normed"] = "swiglu"
@@ -61,6 +66,9 @@ class ModelConfig(Config):
     """Ablation: last_update is HRM's one-step gradient (HRM always uses it)."""
     single_latent: bool = False
     """Ablation: no z; one latent is both the answer and the reasoning."""
+    halting: Literal["first", "every"] = "first"
+    """What the halting head reads: y at the first position (as the original), or at every one, where the
+    answer is right if all of them say so."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Precision of the forward pass (float64 is for measuring rounding); weights stay float32."""
     compile: Literal["none", "block", "cycle"] = "none"
@@ -82,6 +90,12 @@ class ModelConfig(Config):
                 raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
             if self.positions == "rope" and self.width // self.heads % 2:
                 raise ValueError("rope needs an even head width (width / heads)")
+        if (self.kind == "candidates") != (self.mixing == "relations"):
+            raise ValueError("kind candidates and mixing relations go together: set both or neither")
+        if self.mixing in ("convolution", "relations") and (self.prefix or self.positions != "none"):
+            raise ValueError(
+                f"mixing {self.mixing} serves boards of every size: set positions to none and prefix to 0"
+            )
         if self.puzzle_width > self.prefix * self.width:
             raise ValueError(
                 f"puzzle_width {self.puzzle_width} does not fit in a prefix of {self.prefix} positions "
@@ -111,6 +125,16 @@ class SupervisionConfig(Config):
     """Probability that a row must first reach a random minimum of 2..steps supervision steps."""
     continue_loss: bool = False
     """HRM's Q-learning: halt when halt > continue, and learn `continue` from a second forward pass."""
+    start_noise: float = Field(0.0, ge=0)
+    """Greatest standard deviation of the starting points of y and z around the fixed ones; every row draws
+    its own, from 0 to this."""
+    noise: float = Field(0.0, ge=0)
+    """Standard deviation of the noise on y and z before every supervision step of training."""
+    hints: float = Field(0.0, ge=0, le=1)
+    """Probability that a row gets further cells of its solution as clues, as many as its puzzle needs at
+    present: one fewer after it was solved with them, one more after it was not."""
+    first_hints: int = Field(5, ge=0)
+    """Hints that every puzzle needs at first."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -163,10 +187,19 @@ class OptimizerConfig(Config):
     """Train the puzzle embeddings alone and leave the network as it is."""
     warmup: int = Field(2000, ge=0)
     """Steps of linear warm-up."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or half a cosine that reaches 0 at the end of the run."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """Learning rate after the warm-up: constant; half a cosine that reaches 0 at the end of the run; or wsd
+    (warm-up, stable, decay), constant until `decay_steps` before the end and then in a line to 0."""
+    decay_steps: int = Field(0, ge=0)
+    """Steps of the final decay of schedule wsd; a run that is made longer has only that part before it."""
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient; 0 turns clipping off."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.schedule == "wsd") != bool(self.decay_steps):
+            raise ValueError("decay_steps and schedule wsd go together: set both or neither")
+        return self
 
 
 class EmaConfig(Config):

@@ -108,7 +108,7 @@ def load(
     `dtype` overrides the precision of the forward pass; `compiled` compiles the blocks. Raises UserError
     when there is no such model, or when it is damaged or of another architecture.
     """
-    from trm.models import Problem, build, check_weights, load_weights
+    from trm.models import build, check_weights, load_weights
 
     folder, config = find(name)
     changes = ({"dtype": dtype} if dtype else {}) | ({"compile": "block"} if compiled else {})
@@ -117,7 +117,7 @@ def load(
         raise UserError("this device has no float64: use dtype float32")
     config = config.model_copy(update={"model": model_config})
     task = build_task(config.task)
-    model = build(config.model, Problem(task.vocab_size, task.length, config.puzzles))
+    model = build(config.model, task.problem(config.puzzles))
     weights = _read_weights(folder / _WEIGHTS)
     load_weights(model, weights, str(folder))
     raw = weights | _read_weights(folder / _RAW) if (folder / _RAW).exists() else None

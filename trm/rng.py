@@ -54,9 +54,11 @@ def uniform(key_B: Tensor, n: int) -> Tensor:
 
 def normal(key_B: Tensor, n: int) -> Tensor:
     """Standard normal float32 of shape [*B, n] (Box-Muller)."""
-    u_B2N = uniform(key_B, 2 * n).unflatten(-1, (2, n))
-    radius = (-2 * torch.log1p(-u_B2N.select(-2, 0))).sqrt()
-    return radius * torch.cos(2 * math.pi * u_B2N.select(-2, 1))
+    # 64 random bits make two uniforms, and these make two normals.
+    bits_BM = bits(key_B, (n + 1) // 2)
+    radius_BM = (-2 * torch.log1p(_shift(bits_BM, 40).float() * -(2**-24))).sqrt()
+    angle_BM = (_shift(bits_BM, 16) & 0xFFFFFF).float() * (2 * math.pi * 2**-24)
+    return torch.cat((radius_BM * angle_BM.cos(), radius_BM * angle_BM.sin()), dim=-1)[..., :n]
 
 
 def randint(key_B: Tensor, low: int, high: int | Tensor) -> Tensor:

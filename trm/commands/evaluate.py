@@ -102,8 +102,8 @@ def evaluate(
         return arc.evaluate(found, data, names, votes, effort.steps, all_steps, submission, allow_leaks, json)
     if found.config.task.name == "arc" and (tasks or votes or submission or allow_leaks):
         raise UserError(
-            f"{data} is a split, whose rows are evaluated one by one: for votes and a submission on the tasks "
-            f"of its folder give --data {Path(data).resolve().parent}"
+            f"{data} is a split, whose rows are evaluated one by one: for votes and a submission on the "
+            f"tasks of its folder give --data {Path(data).resolve().parent}"
         )
     if tasks or votes or submission or allow_leaks:
         raise UserError("--tasks, --votes, --submission and --allow-leaks are for ARC models")

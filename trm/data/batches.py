@@ -64,7 +64,7 @@ class Batches:
             )
         tokens_BL, answers_BL = self.tokens_NL[index_B].long(), self.answers_NL[index_B].long()
         tokens_BL, answers_BL, puzzle_B = self.augment(rng.fold(row_B, 1), index_B, tokens_BL, answers_BL)
-        return Batch(tokens_BL, labels(answers_BL), puzzle_B)
+        return Batch(tokens_BL, labels(answers_BL), puzzle_B, index_B)
 
 
 def as_they_are(puzzles: Puzzles, device: torch.device | str) -> Augment:

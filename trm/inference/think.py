@@ -239,20 +239,12 @@ class _Ways:
         if self.effort.start == "fixed" or self.effort.rollouts == 1:
             return None
         fixed = self.model.initial_state(len(self.key_R))
-        return fixed.where(self.plain_R, self._normal(rng.fold(self.key_R, 2), fixed))
+        return fixed.where(self.plain_R, fixed.normals(rng.fold(self.key_R, 2)))
 
     def disturb(self, state: State, step: int, row_A: Tensor) -> State:
         """Noise on the latents of all rollouts but the first."""
-        noise = self._normal(rng.fold(rng.fold(self.key_R[row_A], 3), step), state)
-        noisy = State(*(part + self.effort.noise * extra for part, extra in zip(state, noise, strict=True)))
-        return state.where(self.plain_R[row_A], noisy)
-
-    @staticmethod
-    def _normal(key_A: Tensor, like: State) -> State:
-        """A state of standard normals; one draw per key and element."""
-        sizes = [part[0].numel() for part in like]
-        draws = rng.normal(key_A, sum(sizes)).split(sizes, dim=1)
-        return State(*(d.view(p.shape).to(p.dtype) for d, p in zip(draws, like, strict=True)))
+        noise = state.normals(rng.fold(rng.fold(self.key_R[row_A], 3), step))
+        return state.plus(noise, self.effort.noise * ~self.plain_R[row_A])
 
 
 class _Watch:

@@ -6,14 +6,16 @@ from torch import Tensor
 
 from trm.config import ModelConfig
 from trm.errors import UserError
+from trm.models.candidates import Candidates
 from trm.models.hrm import Hrm
-from trm.models.recursive import Output, Problem, RecursiveModel, State
+from trm.models.recursive import Output, RecursiveModel, State
 from trm.models.transformer import Transformer
 from trm.models.trm import Trm
+from trm.problem import Problem
 
 __all__ = ["Output", "Problem", "RecursiveModel", "State", "build", "check_weights", "load_weights"]
 
-_CLASSES = {"trm": Trm, "hrm": Hrm, "transformer": Transformer}
+_CLASSES = {"trm": Trm, "candidates": Candidates, "hrm": Hrm, "transformer": Transformer}
 
 
 def build(config: ModelConfig, problem: Problem) -> RecursiveModel:

@@ -5,8 +5,12 @@
 
 The tables are small (std 1/sqrt(D)), so that optimizer steps of one size suit them and the matrices.
 
-Shapes: B batch, L puzzle tokens, P prefix positions, S = P + L, D width, V vocabulary, N puzzles,
-W width of a puzzle embedding (at most P * D; the rest of the prefix is zero).
+A model of candidates has a position for every cell and symbol instead, and all that x says of one is its
+kind: open, given (a clue), or out (another symbol is given in its cell, or it was ruled out).
+
+Shapes: B batch, L puzzle tokens, P prefix positions, S = P + L, D width, V vocabulary, N puzzles (or symbols
+of a board of candidates, where S = L * N), W width of a puzzle embedding (at most P * D; the rest of the
+prefix is zero).
 """
 
 import math
@@ -16,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trm.config import ModelConfig
-from trm.models.layers import trunc_normal_
+from trm.models.layers import Linear, trunc_normal_
+from trm.problem import Problem, Relations
 
 _HALF = 0.707106781  # the original's digits of sqrt(1/2)
+_NEVER = -1e4  # a logit that no softmax notices; fits in float16
 
 
 class PuzzleEmbedding(nn.Module):
@@ -45,18 +51,19 @@ class PuzzleEmbedding(nn.Module):
 class InputEmbedding(nn.Module):
     """Embeds a puzzle's tokens and its id into x_BSD."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, length: int, puzzles: int):
+    def __init__(self, config: ModelConfig, problem: Problem):
         super().__init__()
         self.prefix, self.width = config.prefix, config.width
+        self.seq_len: int = config.prefix + problem.length
         self.dtype = getattr(torch, config.dtype)
         std = config.width**-0.5
 
         def table(rows: int) -> nn.Parameter:
             return nn.Parameter(trunc_normal_(torch.empty(rows, config.width), std=std))
 
-        self.tokens = table(vocab_size)
-        self.positions = table(config.prefix + length) if config.positions == "learned" else None
-        self.puzzle = PuzzleEmbedding(puzzles, config.puzzle_width) if config.puzzle_width else None
+        self.tokens = table(problem.vocab_size)
+        self.positions = table(self.seq_len) if config.positions == "learned" else None
+        self.puzzle = PuzzleEmbedding(problem.puzzles, config.puzzle_width) if config.puzzle_width else None
         self.registers = table(config.prefix) if config.prefix and not config.puzzle_width else None
 
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor) -> Tensor:
@@ -70,3 +77,49 @@ class InputEmbedding(nn.Module):
         if self.positions is not None:
             x = _HALF * (x + self.positions.to(self.dtype))
         return math.sqrt(self.width) * x
+
+
+OPEN, GIVEN, OUT = range(3)  # the kinds of candidate
+
+
+class CandidateEmbedding(nn.Module):
+    """Embeds what is known of every candidate into x_BSD."""
+
+    def __init__(self, config: ModelConfig, problem: Problem, relations: Relations):
+        super().__init__()
+        self.width = config.width
+        self.seq_len: int = relations.candidates
+        self.dtype = getattr(torch, config.dtype)
+        self.kinds = nn.Parameter(trunc_normal_(torch.empty(3, config.width), std=config.width**-0.5))
+        kind_VN = torch.full((problem.vocab_size, relations.symbols), OPEN)
+        kind_VN[list(relations.tokens)] = OUT
+        kind_VN[list(relations.tokens), range(relations.symbols)] = GIVEN
+        self.register_buffer("kind_VN", kind_VN, persistent=False)
+
+    def kinds_of(self, tokens_BL: Tensor) -> Tensor:
+        """What a puzzle says of every candidate, int64 [B, S]."""
+        return F.embedding(tokens_BL, self.kind_VN).flatten(1)
+
+    def embed_kinds(self, kind_BS: Tensor) -> Tensor:
+        """Kinds of candidates as x_BSD."""
+        return math.sqrt(self.width) * F.embedding(kind_BS, self.kinds.to(self.dtype))
+
+    def forward(self, tokens_BL: Tensor, puzzle_B: Tensor) -> Tensor:
+        del puzzle_B  # candidates know one rule: that of their relations
+        return self.embed_kinds(self.kinds_of(tokens_BL))
+
+
+class CandidateHead(nn.Module):
+    """One logit per candidate, laid out as [B, L, V]; tokens that are no symbol are never answered."""
+
+    def __init__(self, config: ModelConfig, problem: Problem, relations: Relations):
+        super().__init__()
+        self.symbols = relations.symbols
+        self.score = Linear(config.width, 1, bias=False)
+        source_V = torch.full((problem.vocab_size,), relations.symbols)  # the column that is added below
+        source_V[list(relations.tokens)] = torch.arange(relations.symbols)
+        self.register_buffer("source_V", source_V, persistent=False)
+
+    def forward(self, y_BSD: Tensor) -> Tensor:
+        score_BLN = self.score(y_BSD).squeeze(-1).unflatten(1, (-1, self.symbols))
+        return F.pad(score_BLN, (0, 1), value=_NEVER).index_select(-1, self.source_V)

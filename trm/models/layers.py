@@ -78,15 +78,19 @@ class Attention(nn.Module):
         return self.out(a_BHSK.transpose(1, 2).flatten(-2))
 
 
+def inner_width(width: int, expansion: float) -> int:
+    """I, the inner width of a gated unit: 2/3 of expansion x width, rounded up to 256s."""
+    return math.ceil(round(expansion * width * 2 / 3) / 256) * 256
+
+
 class GatedUnit(nn.Module):
     """Gated linear unit over the last dimension: see `kernels.plain.gated`.
 
     In a block its weights go to the kernel that also adds the residual and norms.
     """
 
-    def __init__(self, width: int, expansion: float, gate: Gate):
+    def __init__(self, width: int, inner: int, gate: Gate):
         super().__init__()
-        inner = math.ceil(round(expansion * width * 2 / 3) / 256) * 256
         self.gate: Gate = gate
         self.up = Linear(width, 2 * inner, bias=False)
         self.down = Linear(inner, width, bias=False)
@@ -98,10 +102,10 @@ class GatedUnit(nn.Module):
 class Block(nn.Module):
     """Token mixing, then the gated unit over channels, each followed by its norm."""
 
-    def __init__(self, width: int, expansion: float, gate: Gate, mix: nn.Module, kernels: Kernels):
+    def __init__(self, width: int, inner: int, gate: Gate, mix: nn.Module, kernels: Kernels):
         super().__init__()
         self.mix = mix
-        self.mlp = GatedUnit(width, expansion, gate)
+        self.mlp = GatedUnit(width, inner, gate)
         self.kernels = kernels
 
     def forward(self, h_BSD: Tensor) -> Tensor:

@@ -7,7 +7,7 @@
 
 A step is ONE supervision step. The state it returns is detached, so gradient never crosses steps.
 
-Shapes: B batch, L puzzle tokens, S = prefix + L, D width, V vocabulary.
+Shapes: B batch, L puzzle tokens, S positions (prefix + L, or one for every candidate), D width, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
@@ -16,18 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trm import kernels
+from trm import kernels, rng
 from trm.config import ModelConfig
-from trm.models.embedding import InputEmbedding
-from trm.models.layers import Attention, Block, GatedUnit, Linear, Network, Rope, trunc_normal_
-
-
-class Problem(NamedTuple):
-    """What a task asks of a model: size of the vocabulary, tokens per puzzle, number of puzzle ids."""
-
-    vocab_size: int
-    length: int
-    puzzles: int = 1
+from trm.models.embedding import CandidateEmbedding, InputEmbedding
+from trm.models.halting import HALTING_HEADS
+from trm.models.layers import Block, Linear, Network, Rope, inner_width, trunc_normal_
+from trm.models.mixing import MIXINGS
+from trm.problem import Problem
 
 
 class State(NamedTuple):
@@ -47,6 +42,17 @@ class State(NamedTuple):
         """Rows of this state where the mask is true, of the other elsewhere."""
         mask_B11 = mask_B.view(-1, 1, 1)
         return State(*(torch.where(mask_B11, a, b) for a, b in zip(self, other, strict=True)))
+
+    def normals(self, key_B: Tensor) -> "State":
+        """Standard normals of the same shape, one draw per key (see `rng`) and element."""
+        sizes = [part[0].numel() for part in self]
+        draws = rng.normal(key_B, sum(sizes)).split(sizes, dim=1)
+        return State(*(d.view(p.shape).to(p.dtype) for d, p in zip(draws, self, strict=True)))
+
+    def plus(self, other: "State", factor_B: Tensor) -> "State":
+        """The sum of this state and a multiple of the other, row by row."""
+        factor_B11 = factor_B.view(-1, 1, 1)
+        return State(*(a + factor_B11 * b for a, b in zip(self, other, strict=True)))
 
     def rows(self, index: Tensor) -> "State":
         """The chosen rows, by index or mask."""
@@ -73,29 +79,32 @@ class RecursiveModel(nn.Module, ABC):
         self.config = config
         self.problem = problem
         self.dtype = getattr(torch, config.dtype)
-        self.seq_len = config.prefix + problem.length
-        self.embed = InputEmbedding(config, *problem)
+        self.embed = self.embedding()
+        self.seq_len: int = self.embed.seq_len
         uses_rope = config.mixing == "attention" and config.positions == "rope"
         self.rope = Rope(config.width // config.heads, self.seq_len) if uses_rope else None
         # Starting points of y and z: drawn once, saved, never trained.
         self.register_buffer("y_init", trunc_normal_(torch.empty(config.width), std=1.0))
         self.register_buffer("z_init", trunc_normal_(torch.empty(config.width), std=1.0))
-        self.answer_head = Linear(config.width, problem.vocab_size, bias=False)
-        self.halting_head = Linear(config.width, 2)
-        # Halting starts at "almost surely not yet", so that no row stops before it has learned.
-        nn.init.zeros_(self.halting_head.weight)
-        nn.init.constant_(self.halting_head.bias, -5.0)
+        self.answer_head = self.answering()
+        self.halting_head = HALTING_HEADS[config.halting](config.width, self.seq_len)
+
+    def embedding(self) -> InputEmbedding | CandidateEmbedding:
+        """From puzzles to x, one position per cell unless a subclass says otherwise."""
+        return InputEmbedding(self.config, self.problem)
+
+    def answering(self) -> nn.Module:
+        """From y, without its prefix, to logits [B, L, V]."""
+        return Linear(self.config.width, self.problem.vocab_size, bias=False)
 
     def network(self, layers: int) -> Network:
         """A stack of blocks of this model's shape."""
         c = self.config
+        inner = c.inner or inner_width(c.width, c.expansion)
 
         def block() -> Block:
-            if c.mixing == "mixer":
-                mix = GatedUnit(self.seq_len, c.expansion, c.gate)
-            else:
-                mix = Attention(c.width, c.heads, self.rope)
-            return Block(c.width, c.expansion, c.gate, mix, kernels.choose(c.kernels))
+            mix = MIXINGS[c.mixing](c, self.problem, self.rope)
+            return Block(c.width, inner, c.gate, mix, kernels.choose(c.kernels))
 
         network = Network([block() for _ in range(layers)])
         if c.compile == "block":
@@ -120,7 +129,7 @@ class RecursiveModel(nn.Module, ABC):
         """One supervision step: the refined state, detached, and what it says."""
         state = self.refine(state, x_BSD)
         logits_BLV = self.answer_head(state.y_BSD[:, self.config.prefix :])
-        halt_B, continue_B = self.halting_head(state.y_BSD[:, 0]).float().unbind(-1)
+        halt_B, continue_B = self.halting_head(state.y_BSD).unbind(-1)
         return state.detach(), Output(logits_BLV, halt_B, continue_B)
 
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor, state: State) -> tuple[State, Output]:

@@ -5,7 +5,8 @@ from typing import final
 from torch import Tensor
 
 from trm.config import ModelConfig
-from trm.models.recursive import Problem, RecursiveModel, State
+from trm.models.recursive import RecursiveModel, State
+from trm.problem import Problem
 
 
 @final

@@ -10,7 +10,8 @@ from typing import final
 from torch import Tensor
 
 from trm.config import ModelConfig
-from trm.models.recursive import LatentRecursion, Problem, State
+from trm.models.recursive import LatentRecursion, State
+from trm.problem import Problem
 
 
 @final

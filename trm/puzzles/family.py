@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trm.config import DataConfig
+from trm.problem import Problem, Relations
 
 if TYPE_CHECKING:  # torch and rich are imported only by those who need them
     from rich.console import RenderableType
@@ -27,6 +28,15 @@ class Task(ABC):
     length: int
     same_cells: bool = True
     """Question and answer have the same cells, so that the padding of one is the padding of the other."""
+
+    board: tuple[int, int] | None = None
+    """Rows and columns of the cells, where they lie on a board."""
+    relations: Relations | None = None
+    """Which candidates (a cell and a symbol) belong together; None where symbols are not alike."""
+
+    def problem(self, puzzles: int = 1) -> Problem:
+        """What the family asks of a model that knows so many puzzle ids."""
+        return Problem(self.vocab_size, self.length, puzzles, self.board, self.relations)
 
     @abstractmethod
     def parse(self, text: str) -> np.ndarray:

@@ -40,10 +40,11 @@ from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
 from trm.inference.solver import pick_device
-from trm.models import Problem, RecursiveModel, State, build
+from trm.models import RecursiveModel, State, build
 from trm.puzzles import Task, build_task
 from trm.terminal import bar
 from trm.training import checkpoint
+from trm.training.hints import Hints
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
 from trm.training.supervision import Batch, Slots
@@ -139,7 +140,7 @@ class _Run:
     def __init__(self, config: RunConfig, task: Task, data: TrainingData, folder: Path, device: str):
         self.config, self.task, self.data, self.folder = config, task, data, folder
         self.validation = data.validation.take(slice(config.train.eval_puzzles))
-        self.problem = Problem(task.vocab_size, task.length, data.puzzles)
+        self.problem = task.problem(data.puzzles)
         self.fabric = Fabric(accelerator=device, devices=1)
         if device == "mps" and (config.model.dtype == "float64" or config.loss.tokens == "stablemax64"):
             raise UserError(
@@ -171,6 +172,11 @@ class _Run:
         batches = Batches(
             data.train, config.train.batch, data.augment(self.device), self.device, data.chance_N
         )
+        self.hints = None
+        if config.supervision.hints:
+            if not task.same_cells:
+                raise UserError("supervision.hints needs questions and answers with the same cells")
+            self.hints = Hints(config.supervision, len(data.train), config.train.batch, self.device)
         self.training_step = TrainingStep(
             config,
             self.model,
@@ -180,6 +186,7 @@ class _Run:
             backward=self.fabric.backward,
             rank=rank,
             graph=graph,
+            hints=self.hints,
         )
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
@@ -198,6 +205,8 @@ class _Run:
         if not math.isfinite(losses["loss"]):
             raise self._not_finite()
         others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses}
+        if self.hints is not None:
+            others["hints"] = self.hints.level_N.float().mean().item()
         return losses | others | {"halted": halted / rows, "seconds": self.seconds()}
 
     def _not_finite(self) -> UserError:
@@ -297,6 +306,7 @@ class _Run:
             "slots": slots.batch._asdict()
             | slots.state._asdict()
             | {"steps": slots.steps_B, "halted": slots.halted_B},
+            "hints": {"level": self.hints.level_N, "hinted": self.hints.hinted_B} if self.hints else {},
             "counters": {
                 "best": torch.tensor(self.best, dtype=torch.float64),
                 "seconds": torch.tensor(self.seconds(), dtype=torch.float64),

@@ -163,6 +163,8 @@ def learning_rate_factor(config: OptimizerConfig, step: int, steps: int) -> floa
         return (step + 1) / config.warmup
     if config.schedule == "constant":
         return 1.0
+    if config.schedule == "wsd":
+        return min(1.0, max(0.0, (steps - step) / config.decay_steps))
     progress = (step - config.warmup) / max(1, steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

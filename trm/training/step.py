@@ -14,12 +14,16 @@ from torch import Tensor
 from trm import rng
 from trm.config import RunConfig
 from trm.models import RecursiveModel
+from trm.training.hints import Hints
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
 from trm.training.supervision import Batch, Slots, empty_slots, supervise
 
 # Steps run plainly before a graph is recorded: they compile, choose kernels and allocate.
 WARM_UP = 3
+
+
+_HINTS = 3  # what is drawn from a step's key beside exploration and noise
 
 
 class TrainingStep:
@@ -40,9 +44,10 @@ class TrainingStep:
         backward: Callable[[Tensor], object] = torch.Tensor.backward,
         rank: int = 0,
         graph: bool = False,
+        hints: Hints | None = None,
     ):
         self.config, self.model, self.optimizer, self.ema = config, model, optimizer, ema
-        self.draw, self.backward, self.rank = draw, backward, rank
+        self.draw, self.backward, self.rank, self.hints = draw, backward, rank, hints
         self._wanted, self._warm = graph, 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._sums: dict[str, Tensor] = {}
@@ -78,13 +83,18 @@ class TrainingStep:
         config = self.config
         key = rng.fold(rng.fold(rng.stream("explore", self.number.device), config.seed), self.number)
         key = rng.fold(key, self.rank)
-        step = supervise(self.model, self.slots, self.draw(self.number), config.supervision, key)
+        offered, hinted_B = self.draw(self.number), None
+        if self.hints is not None:
+            offered, hinted_B = self.hints.add(offered, rng.fold(key, _HINTS))
+        step = supervise(self.model, self.slots, offered, config.supervision, key)
         loss, sums = step_loss(config.loss, step)
         # The mean over processes of loss / local batch is the sum over all rows / global batch.
         self.backward(loss.total / config.train.batch)
         self.optimizer.apply()
         if self.ema is not None:
             self.ema.apply()
+        if self.hints is not None and hinted_B is not None:
+            self.hints.learn(self.slots.halted_B, hinted_B, step)
         self.load(step.slots)
         for name, value in sums.items():
             if name not in self._sums:

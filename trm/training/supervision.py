@@ -21,13 +21,19 @@ from trm import rng
 from trm.config import SupervisionConfig
 from trm.models import Output, RecursiveModel, State
 
+_NOISE = 2  # what is drawn from a step's key beside its exploration
+
 
 class Batch(NamedTuple):
-    """Puzzles offered to the slots: tokens and labels int64 [B, L] (label -100 = ignored), ids [B]."""
+    """Puzzles offered to the slots.
+
+    Tokens and labels, int64 [B, L] (label -100 = ignored); puzzle ids and rows of the training data, [B].
+    """
 
     tokens_BL: Tensor
     labels_BL: Tensor
     puzzle_B: Tensor
+    row_B: Tensor
 
 
 class Slots(NamedTuple):
@@ -74,6 +80,16 @@ def refill(model: RecursiveModel, slots: Slots, offered: Batch) -> Slots:
     )
 
 
+def disturb(state: State, fresh_B: Tensor, config: SupervisionConfig, key: Tensor) -> State:
+    """The state with the noise of every step, and on fresh rows that of the start as well."""
+    if not (config.noise or config.start_noise):
+        return state
+    key_B = rng.fold(rng.fold(key, _NOISE), torch.arange(len(fresh_B), device=key.device))
+    start_B = config.start_noise * rng.uniform(key_B, 1).squeeze(-1)
+    std_B = torch.where(fresh_B, start_B.square() + config.noise**2, config.noise**2).sqrt()
+    return state.plus(state.normals(rng.fold(key_B, 1)), std_B)
+
+
 def supervise(
     model: RecursiveModel,
     slots: Slots,
@@ -86,9 +102,11 @@ def supervise(
     `model` may be wrapped for distributed training: only its call and `initial_state` are used.
     `key` (see `rng`) draws the exploration; it must differ from step to step.
     """
+    free_B = slots.halted_B
     slots = refill(model, slots, offered)
     batch = slots.batch
-    state, output = model(batch.tokens_BL, batch.puzzle_B, slots.state)
+    before = disturb(slots.state, free_B, config, key)
+    state, output = model(batch.tokens_BL, batch.puzzle_B, before)
     with torch.no_grad():
         steps_B = slots.steps_B + 1
         last_B = steps_B >= config.steps

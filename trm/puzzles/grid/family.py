@@ -71,6 +71,7 @@ class Grid(Task):
             check_symbol(symbol)
         self.config = config
         self.shape = (config.height, config.width)
+        self.board = self.shape
         self.length = config.height * config.width
         self.vocab_size = len(config.symbols) + 1
         self._token = {symbol: token for token, symbol in enumerate(config.symbols, 1)}

@@ -39,6 +39,7 @@ class Maze(Task):
     def __init__(self, config: MazeConfig):
         self.config = config
         self.shape = (config.height, config.width)
+        self.board = self.shape
         self.length = config.height * config.width
         self.vocab_size = len(_CHARS)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from trm.config import DataConfig, SudokuConfig
 from trm.errors import UserError
+from trm.problem import Relation, Relations
 from trm.puzzles.family import Task
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Sudoku(Task):
         self.side = config.box_rows * config.box_cols
         self.length = self.side**2
         self.vocab_size = self.side + 2
+        self.board = (self.side, self.side)
+        self.relations = _relations(*self.box)
 
     def parse(self, text: str) -> np.ndarray:
         chars = text.translate(_DRAWING)
@@ -181,6 +184,21 @@ class Sudoku(Task):
         if token == BLANK:
             return "."
         return _DIGITS[token - 2] if 2 <= token < self.vocab_size else "?"
+
+
+def _relations(box_rows: int, box_cols: int) -> Relations:
+    """Axes: bands, rows of a band, stacks, columns of a stack, digits."""
+    side = box_rows * box_cols
+    return Relations(
+        shape=(box_cols, box_rows, box_rows, box_cols, side),
+        members=(
+            Relation("row", (2, 3)),
+            Relation("column", (0, 1)),
+            Relation("box", (1, 3)),
+            Relation("cell", (4,)),
+        ),
+        tokens=tuple(range(BLANK + 1, BLANK + 1 + side)),
+    )
 
 
 def _digits(tokens_L: np.ndarray) -> np.ndarray:

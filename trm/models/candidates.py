@@ -1,0 +1,56 @@
+"""Recursion on candidates: one position for every cell and symbol, mixed by relations alone.
+
+    repeat T times, with gradient in the last cycle only:
+        repeat n times:  z = net(x + y + z)
+        y = net(y + z)
+
+Symbols, rows, columns and boxes that are alike are treated alike, exactly: renaming symbols or permuting
+lines before the network or after it gives the same. So a thousand puzzles go a long way, and the weights
+serve boards of every size. Close kin: recurrent relational networks (Palm et al., arXiv 1711.08028),
+symbol-equivariant recurrent reasoning models (arXiv 2603.02193).
+
+Shapes: B batch, L cells, N symbols, S = L * N candidates, D width, V vocabulary.
+"""
+
+from typing import final
+
+from torch import Tensor, nn
+
+from trm.config import ModelConfig
+from trm.errors import UserError
+from trm.models.embedding import CandidateEmbedding, CandidateHead
+from trm.models.recursive import LatentRecursion, State
+from trm.problem import Problem
+
+
+@final
+class Candidates(LatentRecursion):
+    """One network on candidates; UserError for a family whose symbols have no relations."""
+
+    def __init__(self, config: ModelConfig, problem: Problem):
+        if problem.relations is None:
+            raise UserError(
+                "model.kind candidates needs a family that says which candidates belong together, as Sudoku "
+                "does; this one has no relations: choose kind trm"
+            )
+        self.relations = problem.relations
+        super().__init__(config, problem)
+        self.latent_network = self.network(config.layers)
+
+    @property
+    def graded(self) -> int:
+        return self.config.n
+
+    def embedding(self) -> CandidateEmbedding:
+        return CandidateEmbedding(self.config, self.problem, self.relations)
+
+    def answering(self) -> nn.Module:
+        return CandidateHead(self.config, self.problem, self.relations)
+
+    def update_latent(self, state: State, x_BSD: Tensor) -> State:
+        y, z = state
+        return State(y, self.latent_network(z + (y + x_BSD)))
+
+    def update_answer(self, state: State) -> State:
+        y, z = state
+        return State(self.latent_network(y + z), z)
