@@ -411,6 +411,35 @@ def test_an_adapted_model_remembers_what_was_seen_before(run, adapted):
     assert both.leaks([ArcTask("copy", (), (image(A.test[0]),))]) == ["copy"]
 
 
+def killed_after_its_first_checkpoint(run: Path, folder: Path) -> Path:
+    """A run that started from `run`, whose newest weights were never written."""
+    write(folder / "new.json", [E])
+    settings = config(
+        data={"demonstrations": str(folder / "new.json")},
+        train={"start_from": str(run), "checkpoint_every": 2},
+    )
+    assert not train(settings, folder / "killed", stop_after=2).finished
+    (folder / "killed" / "last").rename(folder / "last")
+    return folder / "killed"
+
+
+def test_what_was_seen_outlives_a_kill_at_the_first_checkpoint(run, tmp_path):
+    folder = killed_after_its_first_checkpoint(run, tmp_path)
+    assert train(None, folder).finished
+    assert pretrained.load(folder).seen().leaks([A, B, E]) == ["a", "b"]
+
+
+def test_without_a_record_of_what_was_seen_a_run_does_not_go_on(run, tmp_path):
+    folder = killed_after_its_first_checkpoint(run, tmp_path)
+    record = (folder / "seen.json").read_bytes()
+    (folder / "seen.json").unlink()
+    with pytest.raises(UserError, match=r"killed/seen\.json is missing: it says what the weights have seen"):
+        train(None, folder)
+    (tmp_path / "last").rename(folder / "last")  # where earlier versions kept it
+    assert train(None, folder).finished
+    assert (folder / "seen.json").read_bytes() == record
+
+
 @pytest.mark.parametrize("steps", [4, 25])
 def test_only_the_puzzle_embeddings_are_learned(run, tmp_path, steps):
     source = write(tmp_path / "new.json", [E])

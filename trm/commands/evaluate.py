@@ -140,7 +140,9 @@ def evaluate(
 
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
     """The weights to evaluate, by name."""
-    averaged = bool(found.config.about.get("recipe", {}).get("ema", {}).get("decay"))
+    recipe = found.config.about.get("recipe", {})
+    frozen = recipe.get("optimizer", {}).get("only_puzzles")  # puzzle embeddings are never averaged
+    averaged = recipe.get("ema", {}).get("decay") and not frozen
     variants = {"ema" if averaged else "raw": found.model.state_dict()}
     variants = {name: {k: v.clone() for k, v in weights.items()} for name, weights in variants.items()}
     if found.raw is not None:
