@@ -74,8 +74,9 @@ class ModelConfig(Config):
     compile: Literal["none", "block", "cycle"] = "none"
     """What torch.compile makes one piece of: a block (quick to compile), or a cycle of n + 1 updates
     (fewer passes over memory, on a GPU)."""
-    kernels: Literal["torch", "triton"] = "torch"
-    """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`."""
+    kernels: Literal["torch", "triton", "native"] = "torch"
+    """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`. native: a
+    block of candidates as native code on a CPU, where there is a C++ compiler; otherwise as torch."""
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -109,6 +110,10 @@ class ModelConfig(Config):
             raise ValueError("answer_layers needs a network for y: kind hrm, or separate_networks")
         if self.kind == "transformer" and self.compile == "cycle":
             raise ValueError("a transformer has no cycle: set compile to block")
+        if self.kernels == "native" and (self.kind != "candidates" or self.compile != "none"):
+            raise ValueError("kernels: native is for kind candidates, and is compiled already: compile none")
+        if self.kernels == "triton" and self.kind == "candidates":
+            raise ValueError("kind candidates has no triton kernels: set kernels to torch or native")
         if self.kernels == "triton" and self.dtype == "float64":
             raise ValueError("kernels: triton computes in float32 or bfloat16, not in float64")
         return self

@@ -36,7 +36,7 @@ class Kernels(Protocol):
         ...
 
 
-def choose(name: Literal["torch", "triton"]) -> Kernels:
+def choose(name: Literal["torch", "triton", "native"]) -> Kernels:
     """The version of that name; UserError where Triton is missing."""
     try:
         return cast(

@@ -12,13 +12,15 @@ symbol-equivariant recurrent reasoning models (arXiv 2603.02193).
 Shapes: B batch, L cells, N symbols, S = L * N candidates, D width, V vocabulary.
 """
 
-from typing import final
+from typing import cast, final
 
 from torch import Tensor, nn
 
 from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.models.embedding import CandidateEmbedding, CandidateHead
+from trm.models.layers import inner_width
+from trm.models.mixing import CandidateBlock
 from trm.models.recursive import LatentRecursion, State
 from trm.problem import Problem
 
@@ -41,11 +43,24 @@ class Candidates(LatentRecursion):
     def graded(self) -> int:
         return self.config.n
 
+    def block(self) -> CandidateBlock:
+        c = self.config
+        inner = c.inner or inner_width(c.width, c.expansion)
+        return CandidateBlock(c.width, inner, self.relations, c.kernels == "native")
+
     def embedding(self) -> CandidateEmbedding:
         return CandidateEmbedding(self.config, self.problem, self.relations)
 
     def answering(self) -> nn.Module:
         return CandidateHead(self.config, self.problem, self.relations)
+
+    def kinds_of(self, tokens_BL: Tensor) -> Tensor:
+        """What a puzzle says of every candidate (`OPEN`, `GIVEN` or `OUT`), int64 [B, S]."""
+        return cast(CandidateEmbedding, self.embed).kinds_of(tokens_BL)
+
+    def encode_kinds(self, kind_BS: Tensor) -> Tensor:
+        """X from kinds of candidates: as `encode`, for what no puzzle can say (a candidate ruled out)."""
+        return cast(CandidateEmbedding, self.embed).embed_kinds(kind_BS)
 
     def update_latent(self, state: State, x_BSD: Tensor) -> State:
         y, z = state

@@ -13,6 +13,7 @@ Shapes: B batch, S tokens (prefix and puzzle), D width, H heads, K head width, I
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +121,7 @@ class Block(nn.Module):
 class Network(nn.Module):
     """A stack of blocks."""
 
-    def __init__(self, blocks: list[Block]):
+    def __init__(self, blocks: Sequence[nn.Module]):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 

@@ -97,17 +97,17 @@ class RecursiveModel(nn.Module, ABC):
         """From y, without its prefix, to logits [B, L, V]."""
         return Linear(self.config.width, self.problem.vocab_size, bias=False)
 
+    def block(self) -> nn.Module:
+        """One block of this model's shape."""
+        c = self.config
+        mix = MIXINGS[c.mixing](c, self.problem, self.rope)
+        inner = c.inner or inner_width(c.width, c.expansion)
+        return Block(c.width, inner, c.gate, mix, kernels.choose(c.kernels))
+
     def network(self, layers: int) -> Network:
         """A stack of blocks of this model's shape."""
-        c = self.config
-        inner = c.inner or inner_width(c.width, c.expansion)
-
-        def block() -> Block:
-            mix = MIXINGS[c.mixing](c, self.problem, self.rope)
-            return Block(c.width, inner, c.gate, mix, kernels.choose(c.kernels))
-
-        network = Network([block() for _ in range(layers)])
-        if c.compile == "block":
+        network = Network([self.block() for _ in range(layers)])
+        if self.config.compile == "block":
             for each in network.blocks:
                 each.compile()
         return network
