@@ -173,8 +173,8 @@ def gpu_rows(state: int, widest: int) -> int:
     """Rows whose evaluation fits into 4 GiB, at most 1,024.
 
     A row keeps some six states (x, y, z, and what replaces them). Beside them it needs the larger of two: the
-    input of a gated unit's nonlinearity with the results that follow, or the random numbers for noise on y and
-    z. A normal is made of two uniform numbers, whose hashing holds three integers of 8 bytes each.
+    input of a gated unit's nonlinearity with the results that follow, or the random numbers for noise on y
+    and z. A normal is made of two uniform numbers, whose hashing holds three integers of 8 bytes each.
 
     Args:
         state: elements of y (positions times width).
