@@ -41,6 +41,8 @@ class ModelConfig(Config):
     """Blocks of the network that updates y, where it is a network of its own; default: as `layers`."""
     heads: int = Field(8, gt=0)
     """Attention heads."""
+    head_width: int | None = Field(None, gt=0)
+    """Width of a head. Default: width / heads, which must be whole then."""
     expansion: float = Field(4.0, gt=0)
     """Expansion of the gated unit; its inner width is 2/3 of expansion x width, rounded up to 256s."""
     inner: int | None = Field(None, gt=0)
@@ -78,6 +80,11 @@ class ModelConfig(Config):
     """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`. native: a
     block of candidates as native code on a CPU, where there is a C++ compiler; otherwise as torch."""
 
+    @property
+    def width_of_a_head(self) -> int:
+        """K, given or derived."""
+        return self.head_width or self.width // self.heads
+
     @field_validator("compile", mode="before")
     @classmethod
     def _yes_or_no(cls, value: Any) -> Any:
@@ -87,10 +94,14 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.mixing == "attention":
-            if self.width % self.heads:
-                raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-            if self.positions == "rope" and self.width // self.heads % 2:
-                raise ValueError("rope needs an even head width (width / heads)")
+            if self.head_width is None and self.width % self.heads:
+                raise ValueError(
+                    f"width {self.width} is not a multiple of heads {self.heads}: set head_width as well"
+                )
+            if self.positions == "rope" and self.width_of_a_head % 2:
+                raise ValueError("rope needs an even head width (head_width, or else width / heads)")
+        elif self.head_width is not None:
+            raise ValueError(f"head_width is for mixing attention, and would do nothing for {self.mixing}")
         if (self.kind == "candidates") != (self.mixing == "relations"):
             raise ValueError("kind candidates and mixing relations go together: set both or neither")
         if self.mixing in ("convolution", "relations") and (self.prefix or self.positions != "none"):

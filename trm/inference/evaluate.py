@@ -112,9 +112,9 @@ def mean_share(shares_N: np.ndarray) -> Share:
     """Mean of per-puzzle shares, 0 to 1 each, with Wilson's score interval at an effective sample size.
 
     The method of survey statistics (Korn and Graubard, 1998; Dean and Pagano, 2015): shares that vary less
-    than right and wrong do, whose variance is p (1 - p), count as so many more. Both variances are those of the
-    shares with z^2 / 2 zeros and z^2 / 2 ones added, as Agresti and Coull (1998) add them, so that a handful of
-    equal shares does not look like certainty. For shares that are 0 or 1 this is Wilson's interval itself.
+    than right and wrong do, whose variance is p (1 - p), count as so many more. Both variances are those of
+    the shares with z^2 / 2 zeros and z^2 / 2 ones added, as Agresti and Coull (1998) add them, so that a few
+    equal shares do not look like certainty. For shares that are 0 or 1 this is Wilson's interval itself.
     """
     n, added = len(shares_N), _Z**2 / 2
     mean = (float(shares_N.sum()) + added) / (n + 2 * added)

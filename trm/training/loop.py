@@ -51,7 +51,6 @@ from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
 from trm.training.supervision import Batch, Slots
 
-
 _SEEN = "seen.json"
 
 
@@ -412,8 +411,8 @@ def _seen_before(folder: Path) -> Seen:
         if path.exists():
             return Seen.load(path)
     raise UserError(
-        f"{folder / _SEEN} is missing: it says what the weights have seen, and without it nothing would keep them "
-        "from being scored on what they were trained on; put it back, or train into a new folder"
+        f"{folder / _SEEN} is missing: it says what the weights have seen, and without it nothing would keep "
+        "them from being scored on what they were trained on; put it back, or train into a new folder"
     )
 
 
