@@ -204,10 +204,13 @@ class OptimizerConfig(Config):
     warmup: int = Field(2000, ge=0)
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    """Learning rate after the warm-up: constant; half a cosine that reaches 0 at the end of the run; or wsd
-    (warm-up, stable, decay), constant until `decay_steps` before the end and then in a line to 0."""
+    """Learning rate after the warm-up: constant; half a cosine that ends with the run, at 0 or at
+    `lr_min_ratio`; or wsd (warm-up, stable, decay), constant until `decay_steps` before the end and then in a
+    line to 0."""
     decay_steps: int = Field(0, ge=0)
     """Steps of the final decay of schedule wsd; a run that is made longer has only that part before it."""
+    lr_min_ratio: float = Field(0.0, ge=0, le=1)
+    """Where schedule cosine ends, as a share of the full learning rate."""
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient; 0 turns clipping off."""
 
@@ -215,6 +218,8 @@ class OptimizerConfig(Config):
     def _consistent(self) -> Self:
         if (self.schedule == "wsd") != bool(self.decay_steps):
             raise ValueError("decay_steps and schedule wsd go together: set both or neither")
+        if self.lr_min_ratio and self.schedule != "cosine":
+            raise ValueError(f"lr_min_ratio is for schedule cosine, and would do nothing for {self.schedule}")
         return self
 
 
