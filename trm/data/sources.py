@@ -10,6 +10,7 @@ import numpy as np
 from trm.config import DataConfig
 from trm.errors import UserError
 from trm.files import sha256, write_atomic
+from trm.original import arc as original_arc
 from trm.original import folders as original
 from trm.puzzles.arc.family import Arc
 from trm.puzzles.arc.readers import Seen
@@ -117,6 +118,8 @@ class TrainingData(NamedTuple):
     """What the puzzle ids mean, where they mean something."""
     seen: Seen | None = None
     """What training sees, where evaluation must know it."""
+    chance_N: np.ndarray | None = None
+    """Chances of the training puzzles to be drawn, float64 [N], where they are not all alike."""
     remark: str = ""
     """What the user should know of the data."""
 
@@ -134,9 +137,11 @@ def prepare(
     given = original.is_split(Path(config.train))  # by the original's builder, variants and all
     if isinstance(task, Arc) and not given:
         return _prepare_arc(config, task, seed)
+    if isinstance(task, Arc):
+        return _prepare_arc_folder(config, task, seed, folder, progress)
     train, validation = _splits(config, task, seed, folder, progress)
     ids = int(max(train.puzzle_N.max(), validation.puzzle_N.max())) + 1
-    if config.augment and not isinstance(task, Arc):
+    if config.augment:
         return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, task, to))
     return TrainingData(train, validation, ids, lambda to: batches.as_they_are(train, to))
 
@@ -153,9 +158,42 @@ def _prepare_arc(config: DataConfig, task: Arc, seed: int) -> TrainingData:
         lambda device: arc_puzzles.random_variant(made, config, task, seed, device),
         made.variants,
         made.seen,
-        f"{made.left_out} pairs left out of training: they are test pairs to be predicted"
+        remark=f"{made.left_out} pairs left out of training: they are test pairs to be predicted"
         if made.left_out
         else "",
+    )
+
+
+def _prepare_arc_folder(
+    config: DataConfig, task: Arc, seed: int, folder: Path, progress: Callable[[int], None]
+) -> TrainingData:
+    """Rows of the original's ARC builder, who chose variants and places; its files say what the ids mean."""
+    from trm.data import batches
+
+    fields = DataConfig.model_fields
+    idle = [
+        f"data.{name}"
+        for name in ("demonstrations", "tasks", "hold_out_variants", "allow_leaks")
+        if getattr(config, name) != fields[name].default
+    ]
+    idle += ["task.ids"] if task.config.ids != "variant" else []
+    idle += ["task.translate"] if not task.config.translate else []
+    if idle:
+        raise UserError(
+            f"{idle[0]} would do nothing: {config.train} holds its tasks and their variants as they are "
+            "trained on, with the demonstrations of those to be predicted; set it back to its default"
+        )
+    home = Path(config.train).resolve().parent
+    table = original_arc.variants(home)
+    train, validation = _splits(config, task, seed, folder, progress)
+    return TrainingData(
+        train,
+        validation,
+        len(table),
+        lambda device: batches.as_they_are(train, device),
+        table,
+        original_arc.seen(home, train, table, task),
+        original_arc.chances(train, table),
     )
 
 

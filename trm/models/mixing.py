@@ -97,7 +97,7 @@ def group_numbers(relations: Relations) -> Tensor:
 
 def _attention(config: ModelConfig, problem: Problem, rope: Rope | None) -> nn.Module:
     del problem
-    return Attention(config.width, config.heads, rope)
+    return Attention(config.width, config.heads, config.width_of_a_head, rope)
 
 
 def _mixer(config: ModelConfig, problem: Problem, rope: Rope | None) -> nn.Module:

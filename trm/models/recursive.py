@@ -84,7 +84,7 @@ class RecursiveModel(nn.Module, ABC):
         self.embed = self.embedding()
         self.seq_len: int = self.embed.seq_len
         uses_rope = config.mixing == "attention" and config.positions == "rope"
-        self.rope = Rope(config.width // config.heads, self.seq_len) if uses_rope else None
+        self.rope = Rope(config.width_of_a_head, self.seq_len) if uses_rope else None
         # Starting points of y and z: drawn once, saved, never trained.
         self.register_buffer("y_init", trunc_normal_(torch.empty(config.width), std=1.0))
         self.register_buffer("z_init", trunc_normal_(torch.empty(config.width), std=1.0))

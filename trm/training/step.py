@@ -51,8 +51,11 @@ class TrainingStep:
         self.config, self.model, self.optimizer, self.ema = config, model, optimizer, ema
         self.draw, self.backward, self.rank, self.hints = draw, backward, rank, hints
         self.decisions = decisions
-        self._wanted, self._warm = graph, 0
+        self._warm = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._beside = (
+            torch.cuda.Stream() if graph else None
+        )  # one for all warm-up steps: it keeps its memory
         self._sums: dict[str, Tensor] = {}
         self.steps_since_reading = 0
         device = next(model.parameters()).device
@@ -65,15 +68,15 @@ class TrainingStep:
         self.optimizer.schedule(step)
         if self.ema is not None:
             self.ema.schedule(step)
-        if not self._wanted:
+        if self._beside is None:
             self._run()
         elif self._warm < WARM_UP:
             self._warm += 1
-            beside = torch.cuda.Stream()  # as recording does: so that nothing is set up anew there
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
+            # As recording does: so that nothing is set up anew there.
+            self._beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._beside):
                 self._run()
-            torch.cuda.current_stream().wait_stream(beside)
+            torch.cuda.current_stream().wait_stream(self._beside)
         else:
             if self._graph is None:
                 self._graph = torch.cuda.CUDAGraph()
