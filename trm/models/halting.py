@@ -7,6 +7,7 @@
 Shapes: B batch, S positions, D width.
 """
 
+import math
 from typing import final
 
 import torch
@@ -40,8 +41,9 @@ class EveryPosition(Linear):
     def __init__(self, width: int, positions: int):
         super().__init__(width, 2)
         nn.init.zeros_(self.weight)
-        # The sum of softplus(-bias) over all positions is about S * exp(-bias).
-        nn.init.constant_(self.bias, torch.tensor(positions / -_FIRST_LOGIT).log().clamp_min(0).item())
+        # S * softplus(-bias) = softplus(-first): the product of all probabilities is sigmoid(first).
+        share = math.log1p(math.exp(-_FIRST_LOGIT)) / positions
+        nn.init.constant_(self.bias, -math.log(math.expm1(share)))
 
     def forward(self, input: Tensor) -> Tensor:
         log_p_B2 = F.logsigmoid(super().forward(input).float()).sum(1)
