@@ -52,7 +52,7 @@ class State(NamedTuple):
     def plus(self, other: "State", factor_B: Tensor) -> "State":
         """The sum of this state and a multiple of the other, row by row."""
         factor_B11 = factor_B.view(-1, 1, 1)
-        return State(*(a + factor_B11 * b for a, b in zip(self, other, strict=True)))
+        return State(*(a + factor_B11.to(a.dtype) * b for a, b in zip(self, other, strict=True)))
 
     def rows(self, index: Tensor) -> "State":
         """The chosen rows, by index or mask."""
