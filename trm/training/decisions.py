@@ -34,7 +34,7 @@ class Decisions:
 
         self.kind_BLN, self.saved_kind_BLN = whole(0, cells, symbols), whole(0, cells, symbols)
         self.answer_BL = whole(-1, cells)
-        self.candidate_B, self.wait_B = whole(0), whole(0)
+        self.candidate_B, self.wait_B, self.since_B = whole(0), whole(0), whole(0)
         self.decides_B, self.wrong_B = whole(0).bool(), whole(0).bool()
         self.saved = State(*(part.clone() for part in model.initial_state(batch)))
 
@@ -50,6 +50,7 @@ class Decisions:
         self.kind_BLN.copy_(torch.where(fresh_B11, asked_BLN, self.kind_BLN))
         self.answer_BL.masked_fill_(fresh_B.unsqueeze(1), -1)
         self.wrong_B.logical_and_(~fresh_B)
+        self.since_B.masked_fill_(fresh_B, 0)
         row_B = rng.fold(key, torch.arange(len(fresh_B), device=key.device))
         drawn_B = rng.uniform(row_B, 1).squeeze(-1) < self.config.decisions
         self.decides_B.copy_(torch.where(fresh_B, drawn_B, self.decides_B))
@@ -65,7 +66,8 @@ class Decisions:
 
         back_B = self.wrong_B & (self.wait_B <= 0)
         _, exact_B = correctness(output.logits_BLV.detach(), slots.batch.labels_BL)
-        rests_B = (answer_BL == self.answer_BL).all(-1)
+        self.since_B.add_(1)
+        rests_B = (answer_BL == self.answer_BL).all(-1) | (self.since_B >= self.policy.patience)
         decide_B = self.decides_B & undecided_B & rests_B & ~exact_B & ~back_B & ~slots.halted_B
 
         # Wrong rows decide on, as they would unnoticed, but go back to where the first error was made.
@@ -84,5 +86,6 @@ class Decisions:
         before_BLN = ruled_out(self.saved_kind_BLN, self.candidate_B)
         self.kind_BLN.copy_(torch.where(back_B.view(-1, 1, 1), before_BLN, kind_BLN))
         self.wrong_B.copy_((self.wrong_B & ~back_B) | errs_B)
+        self.since_B.masked_fill_(decide_B | back_B, 0)
         self.answer_BL.copy_(answer_BL.masked_fill(back_B.unsqueeze(1), -1))
         return slots._replace(state=self.saved.where(back_B, state))
