@@ -233,9 +233,7 @@ class _Work:
         kind_AS = self.kind_ALN.flatten(1)
         broken_A = broken(kind_AS, relations).tolist()
         believed_A = believed_conflict(chance_ALN, relations, policy).tolist()
-        alarm_A = [False] * len(self.rows)
-        if out.conflict_B is not None:
-            alarm_A = (out.conflict_B.sigmoid() >= policy.alarm).tolist()
+        alarm_A = (out.conflict_B.sigmoid() >= policy.alarm).tolist()
         step_A = torch.tensor([row.steps for row in self.rows], device=self.device)
         key_A = rng.fold(torch.stack([row.key for row in self.rows]), step_A)
         candidate_A, undecided_A = (t.tolist() for t in surest(chance_ALN, self.kind_ALN, policy, key_A))

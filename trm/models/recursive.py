@@ -65,8 +65,8 @@ class Output(NamedTuple):
     logits_BLV: Tensor
     halt_B: Tensor
     continue_B: Tensor
-    conflict_B: Tensor | None = None
-    """That what was decided contradicts the puzzle, from models that have learned it."""
+    conflict_B: Tensor
+    """That what was decided contradicts the puzzle; minus infinity from models that never say so."""
 
 
 class RecursiveModel(nn.Module, ABC):
@@ -136,7 +136,7 @@ class RecursiveModel(nn.Module, ABC):
         """What the heads read from y."""
         logits_BLV = self.answer_head(y_BSD[:, self.config.prefix :])
         halt_B, continue_B = self.halting_head(y_BSD).unbind(-1)
-        return Output(logits_BLV, halt_B, continue_B)
+        return Output(logits_BLV, halt_B, continue_B, torch.full_like(halt_B, -torch.inf))
 
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor, state: State) -> tuple[State, Output]:
         """`encode` and `step` in one call, as distributed wrappers need it."""

@@ -89,7 +89,7 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
     if step.continue_target_B is not None:
         continuing = _bce(output.continue_B, step.continue_target_B)
     conflict = torch.zeros_like(halting)
-    if step.wrong_B is not None and output.conflict_B is not None:
+    if step.wrong_B is not None:
         conflict = _bce(output.conflict_B, step.wrong_B)
     total = tokens + config.halting_weight * (halting + continuing + conflict)
 
@@ -102,7 +102,7 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
         "halting_accuracy": done_B & ((output.halt_B >= 0) == exact_B),
         "steps": done_B * slots.steps_B,
     }
-    if step.wrong_B is not None and output.conflict_B is not None:
+    if step.wrong_B is not None:
         alarm_B = output.conflict_B >= 0
         metrics |= {"wrong": step.wrong_B, "alarms": alarm_B, "right_alarms": alarm_B & step.wrong_B}
     sums = {name: value_B.sum().detach().float() for name, value_B in metrics.items()}

@@ -167,7 +167,10 @@ def make(tasks: Sequence[ArcTask], count: int, seed: int) -> Variants:
 def _different(task: ArcTask, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` draws of a task that differ: dihedral [D] and colours [D, 10], uint8."""
     numbers: dict[bytes, int] = {}
-    parts = [[(pair.input, pair.output) for pair in task.train], [(pair.input,) for pair in task.test]]
+    parts: list[list[tuple[np.ndarray, ...]]] = [
+        [(pair.input, pair.output) for pair in task.train],
+        [(pair.input,) for pair in task.test],
+    ]
     parts_sets = [[_colour_sets(grids, numbers) for grids in part] for part in parts]
     dihedral_D, colours_DC = np.empty(0, np.uint8), np.empty((0, COLOURS), np.uint8)
     for start in range(0, _PATIENCE * count, count):
