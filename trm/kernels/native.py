@@ -181,11 +181,15 @@ def _gradients_like(given: list[Tensor]) -> list[Tensor]:
 
 def _save(ctx, inputs, output):
     *given, ctx.n, _ = inputs
+    ctx.set_materialize_grads(False)  # `saved` is the largest of all tensors; its gradient is never needed
     ctx.save_for_backward(output[2], *given)
 
 
 def _gradients(ctx, dy, dz, _):
     saved, *given = ctx.saved_tensors
+    dy, dz = (
+        torch.zeros_like(each) if d is None else d for d, each in zip((dy, dz), given[:2], strict=True)
+    )
     dy, dz, dx, *weights = _backward(dy, dz, saved, given, ctx.n)
     return dy, dz, dx, None, *weights, None, None
 
