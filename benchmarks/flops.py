@@ -16,6 +16,8 @@ from trm.models.layers import Attention, Block, Network
 from trm.models.transformer import Transformer
 from trm.models.trm import Trm
 
+Clock = Callable[[Callable[[], object], torch.device], float]
+
 
 def network_flops(network: Network, tokens: int) -> int:
     """Operations of one application of a network to one row."""
@@ -54,16 +56,6 @@ def step_flops(model: RecursiveModel, training: bool) -> int:
     return total
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Best measured operations per second of a square matrix product."""
-    best = 0.0
-    for size in (1024, 2048, 4096) if device.type == "cpu" else (4096, 8192):
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        for _ in range(5):
-            best = max(best, 2 * size**3 / seconds(lambda x=a, y=b: x @ y, device))
-    return best
-
-
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Time of one call, with the device idle before and after; on CUDA by the device's own clock."""
     synchronize(device)
@@ -78,6 +70,16 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - start
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, clock: Clock = seconds) -> float:
+    """Best measured operations per second of a square matrix product."""
+    best = 0.0
+    for size in (1024, 2048, 4096) if device.type == "cpu" else (4096, 8192):
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        for _ in range(5):
+            best = max(best, 2 * size**3 / clock(lambda x=a, y=b: x @ y, device))
+    return best
 
 
 def synchronize(device: torch.device) -> None:

@@ -321,6 +321,27 @@ def test_eval_reads_an_original_folder(capsys):
     assert json.loads(out)["n"] == 8
 
 
+def test_weights_are_called_averages_only_where_they_are(capsys):
+    """Training puzzle embeddings alone leaves nothing to average."""
+    Path("few.yaml").write_text(
+        "task: {name: sudoku, box_rows: 2, box_cols: 2}\n"
+        "data: {train: good.csv, hold_out: 1}\n"
+        "model: {width: 16, T: 1, n: 1, layers: 1, mixing: mixer, positions: none,\n"
+        "  prefix: 1, puzzle_width: 8}\n"
+        "ema: {decay: 0.9}\n"
+        "train: {batch: 4, steps: 2}\n"
+    )
+    for option, names in (
+        ("--optimizer.only-puzzles", ["raw"]),
+        ("--optimizer.no-only-puzzles", ["ema", "raw"]),
+    ):
+        folder = f"run{len(names)}"
+        assert run(capsys, "train", "few.yaml", "--out", folder, option)[0] == 0
+        code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json")
+        assert (code, err) == (0, "")
+        assert list(json.loads(out)["weights"]) == names
+
+
 def test_a_maze_is_made_trained_on_measured_and_solved(capsys):
     """All of a task but the learning: the grades, the drawing, the file of grids, the exact solver."""
     size = ["--height", "4", "--width", "4", "--min-path", "5"]

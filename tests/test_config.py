@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pydantic
@@ -297,3 +298,49 @@ def test_a_configuration_is_written_with_its_name(name: str):
     assert config.model_dump()["name"] == name == config.name
     assert type(config).model_validate(config.model_dump()) == config
     assert config.build().config == config
+
+
+# Epochs, and what they count (puzzles, or pairs of ARC tasks), as the recipes of the original have them.
+ARC1, ARC2 = (100_000, 3_081), (100_000, 4_666)
+SCHEDULES = {
+    "sudoku-paper": (50_000, 1_000), "sudoku-paper-attention": (50_000, 1_000), "maze-paper": (50_000, 1_000),
+    "hrm-sudoku": (20_000, 1_000), "hrm-maze": (20_000, 1_000),
+    "arc1-paper": ARC1, "hrm-arc1": ARC1, "transformer-arc1": ARC1, "arc2-paper": ARC2, "hrm-arc2": ARC2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_recipes_of_papers_see_as_many_rows_as_the_original(name: str):
+    epochs, rows = SCHEDULES[name]
+    recipe = load_recipe(name)
+    assert recipe.train.batch == 768
+    assert recipe.train.steps == epochs * rows // 768
+    assert (recipe.optimizer.lr, recipe.optimizer.warmup, recipe.optimizer.schedule) == (
+        1e-4,
+        2000,
+        "constant",
+    )
+    arc = recipe.family.name == "arc"
+    decays = recipe.optimizer.weight_decay, recipe.optimizer.puzzle_weight_decay
+    assert (*decays, recipe.optimizer.puzzle_lr) == ((0.1, 0.1, 1e-2) if arc else (1.0, 1.0, 1e-4))
+    assert recipe.supervision.continue_loss == (recipe.model.kind == "hrm")
+    assert recipe.ema.decay == (0.999 if recipe.model.kind == "trm" else 0)
+    text = (Path(str(resources.files("trm"))) / "recipes" / f"{name}.yaml").read_text()
+    comment = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+    assert f"{recipe.train.steps:,} steps" in comment and "Deviation" in comment
+
+
+def test_options_of_one_schedule_or_mixing_are_refused_elsewhere():
+    for kind, values, words in (
+        (OptimizerConfig, {"lr_min_ratio": 0.1}, "lr_min_ratio is for schedule cosine"),
+        (
+            ModelConfig,
+            {"head_width": 8, "mixing": "mixer", "positions": "none"},
+            "head_width is for mixing attention",
+        ),
+        (ModelConfig, {"head_width": 7}, "rope needs an even head width"),
+        (ModelConfig, {"heads": 12}, "set head_width as well"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parse(kind, values, "test")
+    assert parse(ModelConfig, {"heads": 12, "head_width": 42}, "test").width_of_a_head == 42

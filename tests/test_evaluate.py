@@ -73,12 +73,52 @@ def test_share_prints_as_percent():
     assert str(wilson(15, 148)) == "10.14 % [6.24, 16.05]"
 
 
+def test_mean_share_of_right_and_wrong_is_wilsons_interval():
+    for right, n in ((0, 5), (5, 5), (2, 5), (0, 1), (1, 1), (40, 120)):
+        share, expected = mean_share(np.arange(n) < right), wilson(right, n)
+        for name in ("value", "low", "high"):
+            assert getattr(share, name) == pytest.approx(getattr(expected, name), abs=1e-12), (right, n)
+    assert str(mean_share(np.zeros(5))) == "0.00 % [0.00, 43.45]"
+    assert str(mean_share(np.ones(5))) == "100.00 % [56.55, 100.00]"
+
+
 def test_mean_share_by_hand():
-    share = mean_share(np.array([1.0, 0.5, 0.75, 0.75]))
-    half = 1.959964 * math.sqrt(0.125 / 3) / 2
-    assert (share.value, share.low, share.high) == pytest.approx((0.75, 0.75 - half, 0.75 + half))
-    assert mean_share(np.array([0.4])) == mean_share(np.array([0.4]))
-    assert (mean_share(np.array([0.4])).low, mean_share(np.array([0.4])).high) == (0, 1)
+    """Four shares around 3/4; 1.92 zeros and ones make it 7.84 values."""
+    share, z2 = mean_share(np.array([1.0, 0.5, 0.75, 0.75])), 1.959964**2
+    mean = (3 + z2 / 2) / (4 + z2)
+    variance = (2.375 + z2 / 2) / (4 + z2) - mean**2
+    n = 4 / (variance / (mean * (1 - mean)))  # 6.1 in place of 4
+    centre, half = (0.75 + z2 / (2 * n)) / (1 + z2 / n), math.sqrt(0.1875 / n + z2 / (4 * n * n))
+    half *= 1.959964 / (1 + z2 / n)
+    assert (share.value, share.low, share.high) == pytest.approx((0.75, centre - half, centre + half))
+    assert 6 < n < 7
+
+
+def test_mean_share_narrows_with_the_spread():
+    """For many shares it is the normal interval: the added values weigh nothing."""
+    shares = np.random.default_rng(0).beta(5, 5, 20_000)
+    share, half = mean_share(shares), 1.959964 * shares.std() / math.sqrt(len(shares))
+    assert (share.value - share.low, share.high - share.value) == pytest.approx((half, half), rel=0.01)
+    assert mean_share(np.full(5, 0.98)).high < 1 and mean_share(np.full(5, 0.98)).low < 0.7
+
+
+DRAWS = {
+    "one in fifty": lambda random, size: (random.random(size) < 0.02).astype(float),
+    "halves": lambda random, size: (random.random((2, *size)) < 0.1).mean(0),
+    "mostly all right": lambda random, size: np.where(random.random(size) < 0.9, 1, random.beta(4, 4, size)),
+    "a rare failure": lambda random, size: np.where(random.random(size) < 0.99, 0.98, 0.2),
+    "spread": lambda random, size: random.beta(5, 5, size),
+}
+
+
+@pytest.mark.parametrize("n", [5, 20, 100])
+@pytest.mark.parametrize("name", DRAWS)
+def test_mean_share_holds_the_truth(name: str, n: int):
+    """At worst as often as Wilson's of a proportion; a handful's normal interval mostly does not."""
+    random = np.random.default_rng(1)
+    truth = DRAWS[name](random, (1_000_000,)).mean()
+    shares = [mean_share(row) for row in DRAWS[name](random, (1000, n))]
+    assert np.mean([each.low <= truth <= each.high for each in shares]) > (0.88 if n == 5 else 0.92)
 
 
 def test_calibration_by_hand():

@@ -189,7 +189,7 @@ def test_training_steps_and_the_weights_after_them(case: Case):
         assert torch.equal(slots.steps_B, theirs["steps"].int()), f"train/step{i}/steps"
         labels = theirs["current_labels"].long()
         assert torch.equal(slots.batch.labels_BL, labels), f"train/step{i}/current_labels"
-    after = [interop.to_original(model) for model in models]
+    after = [interop.to_original(model, "") for model in models]
     for name, tensor in case.group("after/").items():
         close([weights[name] for weights in after], tensor, f"after/{name}")
 
@@ -211,7 +211,7 @@ def test_first_step_gradients(case: Case):
 
 def test_conversion_is_lossless(case: Case):
     weights = case.group("weights/")
-    back = interop.to_original(case.model())
+    back = interop.to_original(case.model("float32"), "")
     assert back.keys() == weights.keys()
     for name, tensor in weights.items():
         assert torch.equal(back[name], tensor), name

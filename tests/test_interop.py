@@ -1,5 +1,6 @@
 """The original's checkpoints: described, converted there and back, and refused when they do not fit."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from trm.config import LossConfig, ModelConfig, SupervisionConfig
 from trm.errors import UserError
 from trm.models import Problem, build, load_weights
+from trm.original import folders
 from trm.original.checkpoints import build_original, describe, load_pt, rename, strip, to_original
 
 # What the original's YAML and metadata say together.
@@ -123,7 +125,7 @@ def test_the_defaults_of_trm_are_its_own():
         ({"dropout": 0.1, "magic": 1}, "unknown fields: dropout, magic"),
         ({"rms_norm_eps": 1e-6}, "rms_norm_eps"),
         ({"rope_theta": 500.0}, "rope_theta"),
-        ({"num_heads": 3}, "not a multiple of heads"),
+        ({"num_heads": 3}, "rope needs an even head width"),
         ({"pos_encodings": "alibi"}, "positions"),
         ({"loss": {"name": "losses@ACTLossHead", "loss_type": "hinge"}}, "hinge"),
     ],
@@ -155,7 +157,7 @@ def test_a_missing_field_is_named(field: str):
 def test_conversion_there_and_back_keeps_every_bit(family: str, prefix: str):
     theirs = weights(family)
     model = build_original(config(family), {prefix + name: w for name, w in theirs.items()})
-    back = to_original(model)
+    back = to_original(model, "")
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[name], theirs[name]) for name in theirs)
 
@@ -172,6 +174,81 @@ def test_our_models_survive_the_way_there_and_back(family: str):
     tokens = torch.randint(7, (2, 6))
     outs = [m(tokens, torch.tensor([0, 3]), m.initial_state(2))[1].logits_BLV for m in (ours, again)]
     assert torch.equal(*outs)
+
+
+@every_family
+def test_bfloat16_stays_bfloat16_there(family: str):
+    """Loading assigns the tensors there, and float32 starting points would make the whole model float32."""
+    theirs = {name: w.bfloat16() if name.endswith("_init") else w for name, w in weights(family).items()}
+    back = to_original(build_original(config(family) | {"forward_dtype": "bfloat16"}, theirs), "")
+    assert {name: w.dtype for name, w in back.items()} == {name: w.dtype for name, w in theirs.items()}
+    assert all(torch.equal(back[name], theirs[name]) for name in theirs)
+
+
+def test_names_are_those_that_the_originals_loader_looks_for():
+    model = build_original(config("trm"), weights("trm"))
+    names = set(to_original(model))
+    assert "_orig_mod.model.inner.puzzle_emb.weights" in names
+    assert names == {f"_orig_mod.model.{name}" for name in weights("trm")}
+    assert set(to_original(model, "model.")) == {f"model.{name}" for name in weights("trm")}
+
+
+# `arch` as the original saves it: sizes come from the data.
+SIZES = ("vocab_size", "seq_len", "num_puzzle_identifiers")
+SAVED = {name: value for name, value in TRM.items() if name not in (*SIZES, "batch_size", "causal")} | {
+    "name": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",
+    "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"},
+}
+
+
+@pytest.mark.parametrize("data", ["data", "data/train", "data/train/dataset.json"])
+def test_sizes_come_from_the_data_folder(tmp_path: Path, data: str):
+    for split, ids in (("test", 99), ("train", 4)):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        about = {"vocab_size": 7, "seq_len": 6, "num_puzzle_identifiers": ids, "pad_id": 0, "sets": ["all"]}
+        (tmp_path / "data" / split / "dataset.json").write_text(json.dumps(about))
+    model = build_original(SAVED, weights("trm"), tmp_path / data)
+    assert model.problem == Problem(vocab_size=7, length=6, puzzles=4)
+    with pytest.raises(UserError, match=r"lacks seq_len, vocab_size; sizes are in .*dataset\.json: give"):
+        build_original(SAVED, weights("trm"))
+    with pytest.raises(UserError, match=r"cannot read .*gone"):
+        build_original(SAVED, weights("trm"), tmp_path / "gone")
+
+
+def test_a_folder_without_the_split_train_will_do(tmp_path: Path):
+    (tmp_path / "test").mkdir()
+    about = {"vocab_size": 7, "seq_len": 6, "num_puzzle_identifiers": 4, "sets": ["all"]}
+    (tmp_path / "test" / "dataset.json").write_text(json.dumps(about))
+    assert folders.sizes(tmp_path) == (7, 6, 4)
+
+
+def test_the_transformer_of_the_original_as_its_yaml_has_it():
+    """12 heads in a width of 512 are 42 wide, and together 504; no continue loss is ever trained."""
+    yaml = {
+        "H_cycles": 1, "H_layers": 1, "hidden_size": 512, "num_heads": 12, "expansion": 4,
+        "puzzle_emb_ndim": 512, "pos_encodings": "rope", "halt_exploration_prob": 0.1, "halt_max_steps": 16,
+        "act_inference": False,
+    }  # fmt: skip
+    sizes = {"vocab_size": 7, "seq_len": 6, "num_puzzle_identifiers": 4}
+    shapes = {
+        "inner.embed_tokens.embedding_weight": (7, 512), "inner.puzzle_emb.weights": (4, 512),
+        "inner.lm_head.weight": (7, 512), "inner.q_head.weight": (2, 512), "inner.q_head.bias": (2,),
+        "inner.H_init": (512,), "inner.H_level.layers.0.self_attn.qkv_proj.weight": (3 * 504, 512),
+        "inner.H_level.layers.0.self_attn.o_proj.weight": (512, 504),
+        "inner.H_level.layers.0.mlp.gate_up_proj.weight": (3072, 512),
+        "inner.H_level.layers.0.mlp.down_proj.weight": (512, 1536),
+    }  # fmt: skip
+    theirs = {name: torch.randn(shape) * 0.02 for name, shape in shapes.items()}
+    original = describe(yaml | sizes, set(theirs))
+    assert (original.model.heads, original.model.head_width, original.model.prefix) == (12, 42, 1)
+    assert original.supervision == SupervisionConfig(steps=16, exploration=0.1, continue_loss=False)
+    assert not describe(yaml | sizes | {"act_enabled": False}, set(theirs)).supervision.act
+    model = build_original(yaml | sizes | {"forward_dtype": "float32"}, theirs)
+    assert to_original(model, "").keys() == theirs.keys()
+    state, out = model.step(
+        model.initial_state(2), model.encode(torch.ones(2, 6).long(), torch.tensor([0, 3]))
+    )
+    assert out.logits_BLV.isfinite().all() and state.y_BSD.shape == (2, 7, 512)
 
 
 def test_where_the_tensors_go():
@@ -216,8 +293,11 @@ def test_unknown_tensors_are_refused():
         {"separate_networks": True},
         {"gradient": "last_update"},
         {"prefix": 2},
+        {"head_width": 4},
+        {"inner": 8},
+        {"halting": "every"},
     ],
-    ids=["gate", "separate", "gradient", "registers"],
+    ids=["gate", "separate", "gradient", "registers", "head", "inner", "halting"],
 )
 def test_models_that_the_original_does_not_have_are_refused(options: dict):
     model = build(ModelConfig(width=16, heads=2, layers=1, **options), Problem(7, 6))

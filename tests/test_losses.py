@@ -159,7 +159,10 @@ TARGET = [0.9, 0.5, 0.2, 0.6]
 def step(with_target: bool) -> Step:
     logits = torch.where(GUESSES[..., None] == torch.arange(2), 2.0, -1.0).requires_grad_()
     output = Output(
-        logits, torch.tensor(HALT, requires_grad=True), torch.tensor(CONTINUE, requires_grad=True)
+        logits,
+        torch.tensor(HALT, requires_grad=True),
+        torch.tensor(CONTINUE, requires_grad=True),
+        torch.full((4,), -torch.inf),
     )
     slots = Slots(
         Batch(torch.zeros_like(LABELS), LABELS, *torch.zeros(2, 4, dtype=torch.int64)),

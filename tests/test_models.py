@@ -328,7 +328,7 @@ def test_gated_unit(gate):
 @pytest.mark.parametrize("rope", [True, False])
 def test_attention(rope: bool):
     torch.manual_seed(0)
-    layer, h = Attention(16, 2, Rope(8, 5) if rope else None), torch.randn(2, 5, 16).double()
+    layer, h = Attention(16, 2, 8, Rope(8, 5) if rope else None), torch.randn(2, 5, 16).double()
     torch.testing.assert_close(layer(h), attention(h, layer), rtol=1e-6, atol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """The native block over candidates against its plain twin in float64, forward and backward."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -40,7 +41,7 @@ GROUPS = {
 
 
 def draw(group: Tensor, rows: int, width: int, pooled: int, inner: int, scale: float = 1.5) -> list[Tensor]:
-    """H and the weights, float32."""
+    """The float32 tensors h and weights."""
     relations, candidates = group.shape
     torch.manual_seed(width)
     return [
@@ -161,7 +162,8 @@ def test_the_operator_is_registered_as_torch_wants_it():
     group = GROUPS["sudoku_4x4"]
     h, *weights = draw(group, 2, 16, 16, 32)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
-    torch.library.opcheck(native._block, (h.requires_grad_(), group, *weights, True), test_utils=tests)
+    given = (h.requires_grad_(), h.detach(), h.detach(), group, *(each[None] for each in weights), 2, True)
+    torch.library.opcheck(native._recursion, given, test_utils=tests)
 
 
 @needs_compiler
@@ -208,6 +210,50 @@ def test_what_would_be_misread_is_refused():
     for wrong in (-1, 64):
         with pytest.raises(ValueError, match="numbers of groups"):
             native.block(h, torch.full_like(group, wrong), *weights)
+
+
+# A whole cycle
+
+
+def cycle(block, y: Tensor, z: Tensor, x: Tensor, group: Tensor, *weights: Tensor, n: int):
+    """The cycle, block by block."""
+
+    def network(h: Tensor) -> Tensor:
+        for each in zip(*weights, strict=True):
+            h = block(h, group, *each)
+        return h
+
+    for _ in range(n):
+        z = network(z + (y + x))
+    return network(y + z), z
+
+
+def run_cycle(compute, group: Tensor, given: list[Tensor], n: int) -> list[Tensor]:
+    own = [each.clone().requires_grad_() for each in given]
+    y, z = compute(*own[:3], group, *own[3:], n=n)
+    direction = torch.sin(torch.arange(y.numel())).view(y.shape).to(y)
+    (y * direction + z * direction.flip(0)).sum().backward()
+    return [y.detach(), z.detach(), *(each.grad for each in own)]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("blocks", "n"), [(1, 1), (2, 3), (3, 2)], ids=str)
+def test_a_cycle_is_its_blocks(blocks: int, n: int):
+    group = GROUPS["sudoku_6x6"]
+    weights = [draw(group, 1, width, width, 2 * width)[1:] for width in [16] * blocks]
+    torch.manual_seed(n)
+    weights = [torch.stack(each) + 0.1 for each in zip(*weights, strict=True)]
+    given = [*(torch.randn(3, 216, 16) for _ in range(3)), *weights]
+    twin = run_cycle(functools.partial(cycle, plain.candidates), group, [each.double() for each in given], n)
+    by_block = run_cycle(functools.partial(cycle, native.block), group, given, n)
+    at_once = run_cycle(native.cycle, group, given, n)
+    distances = [distance(a, b) for a, b in zip(at_once, twin, strict=True)]
+    assert max(distances) < 10 * BOUND, distances
+    for a, b in zip(at_once[:2], by_block[:2], strict=True):
+        assert torch.equal(a, b)
+    with torch.no_grad():
+        for a, b in zip(native.cycle(*given[:3], group, *given[3:], n=n), at_once, strict=False):
+            assert torch.equal(a, b)
 
 
 # Building it

@@ -255,6 +255,11 @@ def test_schedule_by_hand():
     assert all(a >= b for a, b in pairwise(factors[3:]))
     assert learning_rate_factor(cosine, 50, 12) == pytest.approx(0, abs=1e-15)
     assert learning_rate_factor(cosine, 3, 2) == 1, "a run that is shorter than its warm-up"
+    floor = OptimizerConfig(warmup=4, schedule="cosine", lr_min_ratio=0.1)
+    floored = [learning_rate_factor(floor, i, 12) for i in range(13)]
+    assert floored[:5] == factors[:5]
+    assert floored[4:] == pytest.approx([0.1 + 0.9 * factor for factor in factors[4:]])
+    assert learning_rate_factor(floor, 50, 12) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from trm.contest import predict
 from trm.contest.predict import KS, Answers, adapt, count_rows, score
 from trm.contest.voting import Candidate, Prediction
 from trm.errors import UserError
-from trm.inference.evaluate import mean_share
+from trm.inference.evaluate import mean_share, wilson
 from trm.inference.think import Thought
 from trm.models import Problem, RecursiveModel, build
 from trm.pretrained import Pretrained
@@ -235,6 +235,22 @@ def test_halting_probabilities_stay_with_their_rows(run, monkeypatch):
     assert candidate.halt == pytest.approx(logits.sigmoid().mean().item())
 
 
+def test_halting_probabilities_do_not_saturate(run, monkeypatch):
+    """In float32 they are 1 from a logit of 17 on, and ties between grids would be broken by chance."""
+    model = pretrained.load(run)
+    oracle = Oracle(model, KNOWN)
+
+    def sure(*arguments) -> Iterator[Thought]:
+        for thought in oracle(*arguments):
+            yield thought._replace(halt_A=18 + thought.row_A.float())
+
+    monkeypatch.setattr(predict, "think", sure)
+    monkeypatch.setattr(predict, "chunk_size", lambda model: 6)
+    (candidate,) = predict.predict(model, [A], votes=2).ranked["a"][0]
+    doubts = [1 / (1 + np.exp(18.0 + row)) for row in range(2)]
+    assert 1 - candidate.halt == pytest.approx(np.mean(doubts), rel=1e-6)
+
+
 def test_a_task_without_embeddings_is_refused_by_name(found):
     for call in (predict.predict, count_rows):
         with pytest.raises(UserError, match="no puzzle embeddings for task 'e'"):
@@ -286,7 +302,8 @@ def test_score_by_hand():
     assert values == {1: 0.25, 2: 0.5, 5: 0.5, 10: 1.0, 100: 1.0, 1000: 1.0}
     plain = json.loads(json.dumps(found.as_dict()))
     assert set(plain) == {"tasks", "single_pass", "pass_at"}
-    assert plain["pass_at"]["10"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert plain["pass_at"]["10"] == asdict(wilson(2, 2))
+    assert plain["pass_at"]["10"]["low"] == pytest.approx(0.342, abs=1e-3)
     with pytest.raises(UserError, match="nothing to score"):
         score(answers, tasks[2:])
 
@@ -411,6 +428,35 @@ def test_an_adapted_model_remembers_what_was_seen_before(run, adapted):
     assert all(both.shows(pair) for task in (A, B) for pair in task.train + task.test)
     assert both.leaks([A, B, C, D, E]) == ["a", "b"]
     assert both.leaks([ArcTask("copy", (), (image(A.test[0]),))]) == ["copy"]
+
+
+def killed_after_its_first_checkpoint(run: Path, folder: Path) -> Path:
+    """A run that started from `run`, whose newest weights were never written."""
+    write(folder / "new.json", [E])
+    settings = config(
+        data={"demonstrations": str(folder / "new.json")},
+        train={"start_from": str(run), "checkpoint_every": 2},
+    )
+    assert not train(settings, folder / "killed", stop_after=2).finished
+    (folder / "killed" / "last").rename(folder / "last")
+    return folder / "killed"
+
+
+def test_what_was_seen_outlives_a_kill_at_the_first_checkpoint(run, tmp_path):
+    folder = killed_after_its_first_checkpoint(run, tmp_path)
+    assert train(None, folder).finished
+    assert pretrained.load(folder).seen().leaks([A, B, E]) == ["a", "b"]
+
+
+def test_without_a_record_of_what_was_seen_a_run_does_not_go_on(run, tmp_path):
+    folder = killed_after_its_first_checkpoint(run, tmp_path)
+    record = (folder / "seen.json").read_bytes()
+    (folder / "seen.json").unlink()
+    with pytest.raises(UserError, match=r"killed/seen\.json is missing: it says what the weights have seen"):
+        train(None, folder)
+    (tmp_path / "last").rename(folder / "last")  # where earlier versions kept it
+    assert train(None, folder).finished
+    assert (folder / "seen.json").read_bytes() == record
 
 
 @pytest.mark.parametrize("steps", [4, 25])

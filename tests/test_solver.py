@@ -13,7 +13,7 @@ from tiny import ANSWER, PUZZLES, TASK
 import trm
 from trm.config import Effort, ModelConfig
 from trm.errors import UserError
-from trm.inference.solver import Solver, pick_device
+from trm.inference.solver import Solver, chunk_size, gpu_rows, pick_device
 from trm.models import Problem, build
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
@@ -150,3 +150,34 @@ def test_the_puzzle_id_is_heard():
             call()
     with pytest.raises(UserError, match="ids below 1, not 1"):
         tiny.solver().solve(PUZZLES[0], puzzle_id=1)
+
+
+# Elements of the state and of the widest activation: positions, width, and twice the inner width of a unit.
+SUDOKU_MIXER = (97 * 512, 512 * 2 * 512)
+SUDOKU_ATTENTION = (97 * 512, 97 * 2 * 1536)
+MAZE = (916 * 512, 916 * 2 * 1536)
+
+
+def test_rows_on_a_gpu_follow_from_the_model():
+    assert gpu_rows(1, 1) == gpu_rows(16 * 64, 16 * 512) == 1024
+    assert 512 < gpu_rows(*SUDOKU_ATTENTION) <= gpu_rows(*SUDOKU_MIXER) * 1.01 <= 1024
+    # What a row of a maze at paper size holds while noise is drawn, by hand: 6 states of 4 bytes; for y and
+    # for z a normal of 2 uniforms of 3 integers of 8 bytes.
+    assert gpu_rows(*MAZE) == 2**32 // (916 * 512 * (6 * 4 + 2 * 2 * 3 * 8)) == 76
+    assert gpu_rows(2**40, 2**40) == 1
+    assert gpu_rows(1000, 2**24) == 2**32 // (24 * 1000 + 8 * 2**24)  # wide units outweigh the noise
+
+
+@pytest.mark.parametrize(
+    ("options", "task", "size"),
+    [
+        ({"mixing": "mixer", "positions": "none", "prefix": 16, "puzzle_width": 512}, (11, 81), SUDOKU_MIXER),
+        ({"mixing": "attention", "prefix": 16, "puzzle_width": 512}, (11, 81), SUDOKU_ATTENTION),
+        ({"mixing": "attention", "prefix": 16, "puzzle_width": 512}, (6, 900), MAZE),
+    ],
+)
+def test_chunks_of_the_papers_models_on_an_accelerator(options: dict, task: tuple, size: tuple):
+    with torch.device("meta"):
+        model = build(ModelConfig(**options), Problem(*task))
+    assert chunk_size(model) == gpu_rows(*size)
+    assert chunk_size(tiny.model()) == 64

@@ -1,5 +1,7 @@
 """The training step: against the loop written out, with its state on the device, and as a CUDA graph."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from tiny import PUZZLES, TASK
@@ -163,6 +165,30 @@ def test_on_cuda_the_host_never_waits(changes: dict):
         step(0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_all_warm_up_steps_share_one_stream(monkeypatch):
+    """Each stream keeps its own memory. Nothing of this needs a device, so stand-ins will do."""
+    made = []
+
+    class Stream:
+        def __init__(self):
+            made.append(self)
+
+        def wait_stream(self, other: object) -> None: ...
+
+    now = Stream()
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: now)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    settings = config({})
+    model, optimizer, ema = make(settings, capturable=True)
+    step = TrainingStep(settings, model, optimizer, ema, drawing(settings), graph=True)
+    for number in range(WARM_UP):
+        step(number)
+    assert len(made) == 1 + 1
+    plain, other = run(settings, capturable=True)[1], len(made)
+    assert plain.steps_since_reading == settings.train.steps and other == 2, "no stream without a graph"
 
 
 def test_a_graph_needs_a_cuda_device(tmp_path):

@@ -34,10 +34,15 @@ def random_task(seed: int, colours: int = 10, name: str = "task", most_side: int
 
 
 def look(task: ArcTask, dihedral: int, colours_C: np.ndarray) -> tuple:
-    """All that a variant shows: the transformed train pairs and test inputs."""
-    grids = [g for pair in task.train for g in pair] + [pair.input for pair in task.test]
-    images = [transform(g, dihedral, colours_C) for g in grids if g is not None]
-    return tuple((image.shape, image.tobytes()) for image in images)
+    """All that a variant shows: the transformed train pairs and test inputs, each in a fixed order."""
+
+    def image(*grids: np.ndarray | None) -> tuple:
+        images = [transform(each, dihedral, colours_C) for each in grids if each is not None]
+        return tuple((each.shape, each.tobytes()) for each in images)
+
+    return tuple(sorted(image(*pair) for pair in task.train)), tuple(
+        sorted(image(p.input) for p in task.test)
+    )
 
 
 def looks(variants: Variants, task: ArcTask) -> list[tuple]:
@@ -156,6 +161,34 @@ def test_a_task_without_enough_variants_ends_after_five_draws_each():
     missing = 2016 - len(make([PLAIN], count=2016, seed=0).ids("plain"))
     assert 0 < missing < 32
     assert len(make([PLAIN], count=5000, seed=0).ids("plain")) == 2016
+
+
+LEFT, RIGHT = grid("10", "00"), grid("01", "00")
+DOT = grid("1")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "number"),
+    [
+        # A task is the set of its pairs: the mirror image that only exchanges two of them is no other task.
+        # So there is one for each side of the square, times nine colours, not one for each of eight images.
+        ([(LEFT, DOT), (RIGHT, DOT)], [DOT], 4 * 9),
+        ([(DOT, DOT)], [LEFT, RIGHT], 4 * 9),
+        # A pair to learn from and one to be predicted do not stand for each other.
+        ([(LEFT, DOT)], [RIGHT], 8 * 9),
+        ([(LEFT, DOT), (RIGHT, DOT)], [LEFT], 8 * 9),
+        # Nor do a question and its answer, nor two pairs with their answers exchanged.
+        ([(LEFT, RIGHT)], [DOT], 8 * 9),
+        ([(LEFT, DOT), (RIGHT, grid("11"))], [DOT], 8 * 9),
+        # How often a pair comes matters.
+        ([(LEFT, DOT), (LEFT, DOT), (RIGHT, DOT)], [DOT], 8 * 9),
+    ],
+)
+def test_the_order_of_pairs_plays_no_part(train, test, number):
+    task = ArcTask("set", tuple(Pair(*pair) for pair in train), tuple(Pair(each, None) for each in test))
+    assert len(make([task], 5 * number, seed=0).ids("set")) == number
+    turned_round = task._replace(train=task.train[::-1], test=task.test[::-1])
+    assert make([turned_round], 50, seed=1).digest() == make([task], 50, seed=1).digest()
 
 
 def test_test_outputs_play_no_part():

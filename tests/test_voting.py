@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.contest.voting import Candidate, Prediction, check_submission, pass_at, rank, submission
+from trm.contest.voting import Candidate, Prediction, attempts, check_submission, pass_at, rank, submission
 from trm.errors import UserError
 from trm.puzzles.arc.readers import ArcTask, Pair
 
@@ -15,6 +15,7 @@ GRIDS = [
     np.array(each, np.uint8)
     for each in ([[0]], [[1]], [[0, 1]], [[0], [1]], [[1, 0]], np.zeros((0, 0)), [[0, 0], [0, 0]])
 ]
+EMPTY = 5  # of GRIDS
 ONES = np.ones((2, 2), np.uint8)
 
 votes = st.lists(
@@ -142,7 +143,7 @@ def test_pass_at_by_brute_force(tasks, ks):
         for task in known:
             solved = 0
             for answer, numbers in task:
-                for number in numbers[:k]:
+                for number in [number for number in numbers if number != EMPTY][:k]:
                     if number == answer:
                         solved += 1
             scores.append(solved / len(task))
@@ -162,6 +163,17 @@ def test_pass_at_by_hand():
     answers = {"half": [a, a], "second": [c], "never": [a], "unknown": [a, None]}
     assert pass_at(ranked, answers, [1, 2, 100]) == pytest.approx({1: 0.5 / 3, 2: 2 / 3, 100: 2 / 3})
     assert pass_at(ranked, answers, []) == {}
+
+
+def test_the_score_and_the_submission_count_the_same_attempts():
+    """A prediction may be empty, an answer never is: it costs no attempt."""
+    empty, wrong, right = np.zeros((0, 0)), [[1]], [[2]]
+    ranked = {"a": [candidates(empty, wrong, right)], "b": [candidates(empty)]}
+    answers = {"a": [np.array(right)], "b": [np.array(right)]}
+    assert pass_at(ranked, answers, [1, 2]) == {1: 0.0, 2: 0.5}
+    assert submission(ranked)["a"] == [{"attempt_1": wrong, "attempt_2": right}]
+    assert [each.grid.tolist() for each in attempts(ranked["a"][0])] == [wrong, right]
+    assert attempts(ranked["b"][0]) == []
 
 
 def test_pass_at_refuses_what_would_bend_the_score():

@@ -53,6 +53,8 @@ class ModelConfig(Config):
     """Blocks of the network that updates y, where it is a network of its own; default: as `layers`."""
     heads: int = Field(8, gt=0)
     """Attention heads."""
+    head_width: int | None = Field(None, gt=0)
+    """Width of a head. Default: width / heads, which must be whole then."""
     expansion: float = Field(4.0, gt=0)
     """Expansion of the gated unit; its inner width is 2/3 of expansion x width, rounded up to 256s."""
     inner: int | None = Field(None, gt=0)
@@ -81,6 +83,8 @@ class ModelConfig(Config):
     halting: Literal["first", "every"] = "first"
     """What the halting head reads: y at the first position (as the original), or at every one, where the
     answer is right if all of them say so."""
+    conflict_head: bool = False
+    """Kind candidates: a head that says whether what was decided contradicts the puzzle, for searching."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Precision of the forward pass (float64 is for measuring rounding); weights stay float32."""
     compile: Literal["none", "block", "cycle"] = "none"
@@ -89,6 +93,11 @@ class ModelConfig(Config):
     kernels: Literal["torch", "triton", "native"] = "torch"
     """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`. native: a
     block of candidates as native code on a CPU, where there is a C++ compiler; otherwise as torch."""
+
+    @property
+    def width_of_a_head(self) -> int:
+        """K, given or derived."""
+        return self.head_width or self.width // self.heads
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -99,10 +108,16 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.mixing == "attention":
-            if self.width % self.heads:
-                raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-            if self.positions == "rope" and self.width // self.heads % 2:
-                raise ValueError("rope needs an even head width (width / heads)")
+            if self.head_width is None and self.width % self.heads:
+                raise ValueError(
+                    f"width {self.width} is not a multiple of heads {self.heads}: set head_width as well"
+                )
+            if self.positions == "rope" and self.width_of_a_head % 2:
+                raise ValueError("rope needs an even head width (head_width, or else width / heads)")
+        elif self.head_width is not None:
+            raise ValueError(f"head_width is for mixing attention, and would do nothing for {self.mixing}")
+        if self.conflict_head and self.kind != "candidates":
+            raise ValueError("conflict_head is a part of kind candidates")
         if (self.kind == "candidates") != (self.mixing == "relations"):
             raise ValueError("kind candidates and mixing relations go together: set both or neither")
         if self.mixing in ("convolution", "relations") and (self.prefix or self.positions != "none"):
@@ -152,6 +167,11 @@ class SupervisionConfig(Config):
     present: one fewer after it was solved with them, one more after it was not."""
     first_hints: int = Field(5, ge=0)
     """Hints that every puzzle needs at first."""
+    decisions: float = Field(0.0, ge=0, le=1)
+    """Probability that a row decides open cells and is taken back, as a search does; needs
+    model.conflict_head, which learns to notice wrong decisions."""
+    longest_wrong: int = Field(6, gt=0)
+    """Most steps until a wrong decision is taken back."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -168,7 +188,7 @@ class LossConfig(Config):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing (softmax only)."""
     halting_weight: float = Field(0.5, ge=0)
-    """Weight of the halting (and continue) binary cross entropy."""
+    """Weight of the halting (and continue, and conflict) binary cross entropy."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -205,10 +225,13 @@ class OptimizerConfig(Config):
     warmup: int = Field(2000, ge=0)
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    """Learning rate after the warm-up: constant; half a cosine that reaches 0 at the end of the run; or wsd
-    (warm-up, stable, decay), constant until `decay_steps` before the end and then in a line to 0."""
+    """Learning rate after the warm-up: constant; half a cosine that ends with the run, at 0 or at
+    `lr_min_ratio`; or wsd (warm-up, stable, decay), constant until `decay_steps` before the end and then in a
+    line to 0."""
     decay_steps: int = Field(0, ge=0)
     """Steps of the final decay of schedule wsd; a run that is made longer has only that part before it."""
+    lr_min_ratio: float = Field(0.0, ge=0, le=1)
+    """Where schedule cosine ends, as a share of the full learning rate."""
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient; 0 turns clipping off."""
 
@@ -216,6 +239,8 @@ class OptimizerConfig(Config):
     def _consistent(self) -> Self:
         if (self.schedule == "wsd") != bool(self.decay_steps):
             raise ValueError("decay_steps and schedule wsd go together: set both or neither")
+        if self.lr_min_ratio and self.schedule != "cosine":
+            raise ValueError(f"lr_min_ratio is for schedule cosine, and would do nothing for {self.schedule}")
         return self
 
 

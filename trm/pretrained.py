@@ -160,18 +160,20 @@ def start_from(model: "RecursiveModel", name: str, family: Family, variants: "Va
         for old, new in shared:
             new_PW[new] = weights[table][old]
         weights[table] = new_PW
-    load_weights(model, weights, str(found.folder))
+    # A head that the other model did not have starts as new.
+    fresh = {name: w for name, w in model.state_dict().items() if name.startswith("conflict_head.")}
+    load_weights(model, fresh | weights, str(found.folder))
     return found.seen()
 
 
-def check_ids(folder: Path, variants: "Variants") -> None:
+def check_ids(folder: Path, variants: "Variants", remedy: str) -> None:
     """Raise UserError, naming both, unless the weights in a folder mean these variants by their ids."""
     config = _read_config(folder)
     if config.puzzle_ids != variants.digest():
         known = _read_variants(folder, config)
         raise UserError(
             f"the puzzle embeddings of {folder} are for other puzzles: they know {_described(known)}, "
-            f"the data has {_described(variants)}; restore the data, or train into a new folder"
+            f"the data has {_described(variants)}; {remedy}"
         )
 
 

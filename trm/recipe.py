@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -53,6 +53,12 @@ class RunConfig(Config):
         if not isinstance(values, Mapping):
             return values
         return {"family": {"name": next(iter(FAMILIES))}, "data": {}} | upgraded(values)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.supervision.decisions) != self.model.conflict_head:
+            raise ValueError("supervision.decisions and model.conflict_head go together: set both or neither")
+        return self
 
     @field_validator("data", mode="before")
     @classmethod

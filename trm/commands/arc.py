@@ -256,13 +256,15 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
     """Print every test input with its best candidates, in ARC's colours."""
     from rich.columns import Columns
 
+    from trm.contest.voting import attempts
+
     for task in tasks:
         for number, (pair, candidates) in enumerate(
             zip(task.test, answers.ranked[task.name], strict=True), start=1
         ):
             panels = [_panel(pair.input, f"{task.name} test {number}")]
             total = sum(each.votes for each in candidates)
-            for place, each in enumerate(candidates[:2], start=1):
+            for place, each in enumerate(attempts(candidates)[:2], start=1):
                 support = f"{each.votes} of {total} votes, {100 * each.halt:.0f} %"
                 panels.append(_panel(each.grid, f"attempt {place}", support))
             console().print(Columns(panels))

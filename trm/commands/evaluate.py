@@ -72,6 +72,7 @@ def evaluate(
     from trm.data import sources
     from trm.inference.solver import Solver, pick_device
     from trm.models import load_weights
+    from trm.original import arc as original_arc
     from trm.original import folders as original
 
     if not model or not data:
@@ -86,6 +87,10 @@ def evaluate(
     found = pretrained.load(model, pick_device(device), dtype)
     if (group := found.family.commands) and not original.is_split(Path(data)):
         raise UserError(f"models of this family have commands of their own: trm {group} eval --help")
+    if found.config.puzzle_ids and found.config.model.puzzle_width:
+        table = original_arc.variants(Path(data).resolve().parent)
+        remedy = "give data that the model was trained for, or evaluate its tasks by votes"
+        pretrained.check_ids(found.folder, table, remedy)
     variants = _variants(found, weights)
     puzzles = sources.read(data, found.family, limit)
     if found.config.model.puzzle_width and (top := puzzles.puzzle_N.max()) >= found.config.puzzles:
@@ -115,7 +120,9 @@ def evaluate(
 
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
     """The weights to evaluate, by name."""
-    averaged = bool(found.config.about.get("recipe", {}).get("ema", {}).get("decay"))
+    recipe = found.config.about.get("recipe", {})
+    frozen = recipe.get("optimizer", {}).get("only_puzzles")  # puzzle embeddings are never averaged
+    averaged = recipe.get("ema", {}).get("decay") and not frozen
     variants = {"ema" if averaged else "raw": found.model.state_dict()}
     variants = {name: {k: v.clone() for k, v in weights.items()} for name, weights in variants.items()}
     if found.raw is not None:

@@ -242,7 +242,8 @@ def _answer(found: Pretrained, rows: Sequence[_Row], steps: int, all_steps: bool
     for thought in think(found.model, tokens_RL, puzzle_R, steps, never if all_steps else when_settled):
         leaving = thought.row_A[thought.done_A].cpu().numpy()
         answer_RL[leaving] = thought.answer_AL[thought.done_A].cpu().numpy()
-        halt_R[leaving] = thought.halt_A[thought.done_A].sigmoid().cpu().numpy()
+        # In float32 the probability is 1 from a logit of 17 on, and ties would be broken by chance.
+        halt_R[leaving] = thought.halt_A[thought.done_A].cpu().double().sigmoid().numpy()
     return [
         Prediction(undo(family.grid(answer_L), row.dihedral, row.colours_C), float(halt))
         for row, answer_L, halt in zip(rows, answer_RL, halt_R, strict=True)

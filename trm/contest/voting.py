@@ -4,6 +4,9 @@ A task is predicted under many variants. Each prediction, turned back, is one vo
 most votes is the answer, and among grids with equally many the one that the network was surest of. ARC allows
 two attempts per test input, so pass@2 is the score of the contest; votes never see the answer.
 
+An answer is never empty, but a prediction may be: attempts are counted among the others alone, in the score
+and in the submission alike.
+
 Candidates and answers are kept by task name, one entry per test input, in the task's order.
 """
 
@@ -54,6 +57,11 @@ def rank(predictions: Sequence[Prediction]) -> list[Candidate]:
     return sorted(candidates, key=lambda each: (-each.votes, -each.halt))
 
 
+def attempts(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates that may be handed in, best first: all but an empty grid."""
+    return [each for each in candidates if each.grid.size]
+
+
 def pass_at(
     ranked: Mapping[str, Sequence[Sequence[Candidate]]],
     answers: Mapping[str, Sequence[np.ndarray | None]],
@@ -61,8 +69,8 @@ def pass_at(
 ) -> dict[int, float]:
     """Share of tasks solved within k attempts, 0 to 1, for every k.
 
-    A task scores the share of its test inputs of which one of the first k candidates is the answer. Tasks
-    with an unknown answer are left out.
+    A task scores the share of its test inputs of which one of the first k attempts (see `attempts`) is the
+    answer. Tasks with an unknown answer are left out.
 
     Args:
         ranked: candidates, best first, per test input.
@@ -98,15 +106,14 @@ def pass_at(
 def submission(ranked: Mapping[str, Sequence[Sequence[Candidate]]]) -> Submission:
     """The two best candidates of every test input, as plain values in the form of the Kaggle contest.
 
-    An answer is never empty, so empty candidates are passed over. A single candidate is repeated; where there
-    is none, the attempt is one black cell, as a grid may not be empty.
+    A single attempt is repeated; where there is none, it is one black cell, as a grid may not be empty.
     """
 
-    def attempts(candidates: Sequence[Candidate]) -> dict[str, list[list[int]]]:
-        grids = [each.grid.tolist() for each in candidates if each.grid.size] or [[[0]]]
+    def entry(candidates: Sequence[Candidate]) -> dict[str, list[list[int]]]:
+        grids = [each.grid.tolist() for each in attempts(candidates)] or [[[0]]]
         return {name: grids[min(number, len(grids) - 1)] for number, name in enumerate(ATTEMPTS)}
 
-    return {task: [attempts(candidates) for candidates in inputs] for task, inputs in ranked.items()}
+    return {task: [entry(candidates) for candidates in inputs] for task, inputs in ranked.items()}
 
 
 def check_submission(submission: Any, tasks: Sequence[ArcTask]) -> None:
@@ -135,6 +142,6 @@ def check_submission(submission: Any, tasks: Sequence[ArcTask]) -> None:
 
 
 def _solved_at(candidates: Sequence[Candidate], output: np.ndarray) -> float:
-    """How many candidates come before the first right one; infinite where all are wrong."""
-    right = (number for number, each in enumerate(candidates) if np.array_equal(each.grid, output))
+    """How many attempts come before the first right one; infinite where all are wrong."""
+    right = (number for number, each in enumerate(attempts(candidates)) if np.array_equal(each.grid, output))
     return next(right, math.inf)

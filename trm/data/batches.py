@@ -6,6 +6,7 @@ time, on any device, with the same result. A data set of 1,000 Sudokus is 162 kB
 Shapes: N puzzles, B batch, L tokens, P puzzle ids.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,17 +16,33 @@ from trm.puzzles.table import Puzzles
 from trm.training.losses import IGNORE
 from trm.training.supervision import Batch
 
+# Chances are kept as whole numbers of this many: every device adds and compares these alike.
+_PARTS = 2**31
+
 
 class Batches:
-    """The training puzzles on a device, and the batches drawn from them."""
+    """The training puzzles on a device, and the batches drawn from them.
 
-    def __init__(self, puzzles: Puzzles, size: int, augment: Augment, device: torch.device | str):
+    Puzzles are drawn uniformly, or with the given chances, float64 [N] with sum 1.
+    """
+
+    def __init__(
+        self,
+        puzzles: Puzzles,
+        size: int,
+        augment: Augment,
+        device: torch.device | str,
+        chance_N: np.ndarray | None = None,
+    ):
         self.size, self.augment = size, augment
+        self.until_N = None
+        if chance_N is not None:
+            self.until_N = torch.from_numpy((chance_N.cumsum() * _PARTS).round().astype(np.int64)).to(device)
         self.tokens_NL = torch.from_numpy(puzzles.tokens_NL).to(device)
         self.answers_NL = torch.from_numpy(puzzles.answers_NL).to(device)
 
     def batch(self, seed: int, step: int | Tensor, rank: int = 0) -> Batch:
-        """The batch offered at `step` to process `rank`: uniform draws, each augmented in its own way.
+        """The batch offered at `step` to process `rank`: independent draws, each augmented in its own way.
 
         The step may be an int64 scalar on the device, as a recorded graph needs it.
         """
@@ -33,7 +50,13 @@ class Batches:
         for part in (seed, step, rank):
             key = rng.fold(key, part)
         row_B = rng.fold(key, torch.arange(self.size, device=key.device))
-        index_B = rng.randint(row_B, 0, len(self.tokens_NL))
+        if self.until_N is None:
+            index_B = rng.randint(row_B, 0, len(self.tokens_NL))
+        else:
+            last = len(self.tokens_NL) - 1
+            index_B = torch.searchsorted(self.until_N, rng.randint(row_B, 0, _PARTS), right=True).clamp_max(
+                last
+            )
         tokens_BL, answers_BL = self.tokens_NL[index_B].long(), self.answers_NL[index_B].long()
         tokens_BL, answers_BL, puzzle_B = self.augment(rng.fold(row_B, 1), index_B, tokens_BL, answers_BL)
         return Batch(tokens_BL, labels(answers_BL), puzzle_B, index_B)

@@ -11,6 +11,7 @@ from trm.config import DataConfig, GeneratorConfig
 from trm.data import batches
 from trm.errors import UserError
 from trm.files import sha256, write_atomic
+from trm.original import arc as original_arc
 from trm.original import folders as original
 from trm.puzzles.family import Family, TrainingData
 from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
@@ -107,10 +108,25 @@ def prepare(
     resumed run sees the same ones even if the generator has changed.
     """
     # What the original's builder has laid out holds variants and all: its rows are trained on as they are.
-    own = None if original.is_split(Path(config.train)) else family.prepare(config, seed)
+    given = original.is_split(Path(config.train))
+    own = None if given else family.prepare(config, seed)
     if own is not None:
         return own
+    if given:
+        family.check_rows(config)
     train, validation = _splits(config, family, seed, folder, progress)
+    if family.named_ids:  # the names of the ids are beside the split
+        home = Path(config.train).resolve().parent
+        table = original_arc.variants(home)
+        return TrainingData(
+            train,
+            validation,
+            len(table),
+            lambda to: batches.as_they_are(train, to),
+            table,
+            original_arc.seen(home, train, table, family),
+            original_arc.chances(train, table),
+        )
     ids = int(max(train.puzzle_N.max(), validation.puzzle_N.max())) + 1
     if config.augments():
         return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, family, to))

@@ -6,8 +6,8 @@ is asked for, as it costs several times the first.
 
 `grades` are what a family measures beside exactness, for example whether a path is a shortest one.
 
-Intervals are 95 %: Wilson's for shares of puzzles, normal on the per-puzzle means for cells, since the
-cells of one puzzle are not independent.
+Intervals are 95 %: Wilson's for shares of puzzles, and its form for means of shares (see `mean_share`) for
+cells, since the cells of one puzzle are not independent.
 """
 
 import math
@@ -97,7 +97,11 @@ def shares(grades: Sequence[dict[str, bool]]) -> dict[str, Share]:
 
 def wilson(right: int, n: int) -> Share:
     """Share right / n with Wilson's score interval."""
-    p = right / n
+    return _score(right / n, n)
+
+
+def _score(p: float, n: float) -> Share:
+    """Wilson's score interval of a share p of n, which need not be whole."""
     spread = 1 + _Z**2 / n
     centre = (p + _Z**2 / (2 * n)) / spread
     half = _Z / spread * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
@@ -105,10 +109,18 @@ def wilson(right: int, n: int) -> Share:
 
 
 def mean_share(shares_N: np.ndarray) -> Share:
-    """Mean of per-puzzle shares with a normal interval."""
-    mean = float(shares_N.mean())
-    half = _Z * float(shares_N.std(ddof=1)) / math.sqrt(len(shares_N)) if len(shares_N) > 1 else 1.0
-    return Share(mean, max(0.0, mean - half), min(1.0, mean + half))
+    """Mean of per-puzzle shares, 0 to 1 each, with Wilson's score interval at an effective sample size.
+
+    The method of survey statistics (Korn and Graubard, 1998; Dean and Pagano, 2015): shares that vary less
+    than right and wrong do, whose variance is p (1 - p), count as so many more. Both variances are those of
+    the shares with z^2 / 2 zeros and z^2 / 2 ones added, as Agresti and Coull (1998) add them, so that a few
+    equal shares do not look like certainty. For shares that are 0 or 1 this is Wilson's interval itself.
+    """
+    n, added = len(shares_N), _Z**2 / 2
+    mean = (float(shares_N.sum()) + added) / (n + 2 * added)
+    variance = (float((shares_N**2).sum()) + added) / (n + 2 * added) - mean**2
+    ratio = min(1.0, variance / (mean * (1 - mean)))
+    return _score(float(shares_N.mean()), n / ratio)
 
 
 def calibrate(probability_N: np.ndarray, right_N: np.ndarray) -> Calibration:

@@ -26,6 +26,7 @@ from trm.models import State
 from trm.models.candidates import Candidates
 from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.problem import Relations
+from trm.puzzles.family import Family
 
 
 class Policy(NamedTuple):
@@ -35,6 +36,8 @@ class Policy(NamedTuple):
     """Steps after which a row decides even if its answer still moves."""
     sure: float = 0.9
     """Probability from which a symbol counts as known: it is not decided, and two of them conflict."""
+    alarm: float = 0.9
+    """Probability of a conflict from which the last decision is taken back."""
     greedy: bool = False
     """Take the likeliest symbol instead of a draw."""
 
@@ -104,24 +107,32 @@ def _empty(kind_AS: Tensor, relations: Relations) -> Tensor:
     return torch.stack([(n == 0).flatten(1).any(1) for _, n in _sets(possible_AS, relations)]).any(0)
 
 
-def decide(kind_ALN: Tensor, candidate: int) -> Tensor:
-    """The kinds of one row with a candidate given and the others of its cell out, [L, N]."""
-    cell, symbol = divmod(candidate, kind_ALN.shape[1])
-    kind_LN = kind_ALN.clone()
-    kind_LN[cell] = OUT
-    kind_LN[cell, symbol] = GIVEN
-    return kind_LN
+def decided(kind_ALN: Tensor, candidate_A: Tensor) -> Tensor:
+    """The kinds with one candidate of every row given, and the others of its cell out."""
+    row_A, cell_A, symbol_A = _places(kind_ALN, candidate_A)
+    kind_ALN = kind_ALN.clone()
+    kind_ALN[row_A, cell_A] = OUT
+    kind_ALN[row_A, cell_A, symbol_A] = GIVEN
+    return kind_ALN
 
 
-def rule_out(kind_LN: Tensor, candidate: int) -> Tensor:
-    """The kinds of one row with a candidate out; the last one left in its cell is given."""
-    cell, symbol = divmod(candidate, kind_LN.shape[1])
-    kind_LN = kind_LN.clone()
-    kind_LN[cell, symbol] = OUT
-    left = (kind_LN[cell] != OUT).nonzero().flatten()
-    if len(left) == 1:
-        kind_LN[cell, left[0]] = GIVEN
-    return kind_LN
+def ruled_out(kind_ALN: Tensor, candidate_A: Tensor) -> Tensor:
+    """The kinds with one candidate of every row out; the last one that is left in its cell is given."""
+    row_A, cell_A, symbol_A = _places(kind_ALN, candidate_A)
+    kind_ALN = kind_ALN.clone()
+    kind_ALN[row_A, cell_A, symbol_A] = OUT
+    kind_AN = kind_ALN[row_A, cell_A]
+    left_AN = kind_AN != OUT
+    last_AN = left_AN & (left_AN.sum(-1, keepdim=True) == 1)
+    kind_ALN[row_A, cell_A] = torch.where(last_AN, GIVEN, kind_AN)
+    return kind_ALN
+
+
+def _places(kind_ALN: Tensor, candidate_A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, cell and symbol of a candidate in each row."""
+    symbols = kind_ALN.shape[2]
+    row_A = torch.arange(len(kind_ALN), device=kind_ALN.device)
+    return row_A, candidate_A // symbols, candidate_A % symbols
 
 
 class _Decision(NamedTuple):
@@ -222,6 +233,7 @@ class _Work:
         kind_AS = self.kind_ALN.flatten(1)
         broken_A = broken(kind_AS, relations).tolist()
         believed_A = believed_conflict(chance_ALN, relations, policy).tolist()
+        alarm_A = (out.conflict_B.sigmoid() >= policy.alarm).tolist()
         step_A = torch.tensor([row.steps for row in self.rows], device=self.device)
         key_A = rng.fold(torch.stack([row.key for row in self.rows]), step_A)
         candidate_A, undecided_A = (t.tolist() for t in surest(chance_ALN, self.kind_ALN, policy, key_A))
@@ -232,7 +244,7 @@ class _Work:
             row.since += 1
             verified = moved_A[i] and self.family.verify(row.tokens_L, answers[i]) is True
             resting = not moved_A[i] or row.since >= policy.patience
-            wrong = broken_A[i] or (resting and (believed_A[i] or not undecided_A[i]))
+            wrong = broken_A[i] or alarm_A[i] or (resting and (believed_A[i] or not undecided_A[i]))
             if verified or row.steps >= self.steps or (broken_A[i] and not row.stack):
                 yield (
                     row.puzzle,
@@ -258,11 +270,11 @@ class _Work:
     def _decide(self, i: int, row: _Row, candidate: int) -> None:
         y_ASD, z_ASD = self.state
         row.stack.append(_Decision(candidate, y_ASD[i].clone(), z_ASD[i].clone(), self.kind_ALN[i].clone()))
-        self.kind_ALN[i] = decide(self.kind_ALN[i], candidate)
+        self.kind_ALN[i] = decided(self.kind_ALN[i, None], torch.tensor([candidate]))[0]
         row.decisions, row.since = row.decisions + 1, 0
 
     def _take_back(self, i: int, row: _Row) -> None:
         last = row.stack.pop()
         self.state.y_BSD[i], self.state.z_BSD[i] = last.y_SD, last.z_SD
-        self.kind_ALN[i] = rule_out(last.kind_LN, last.candidate)
+        self.kind_ALN[i] = ruled_out(last.kind_LN[None], torch.tensor([last.candidate]))[0]
         row.take_backs, row.since = row.take_backs + 1, 0

@@ -18,9 +18,10 @@ from trm.models import RecursiveModel
 from trm.models.layers import GatedUnit
 from trm.puzzles.family import Family
 
-# Rows per batch. On a CPU the widest activations of a chunk should stay in the cache.
+# Most rows per batch. On a CPU the widest activations of a chunk should stay in the cache; on a GPU a chunk
+# should fit into the memory of a small one.
 CPU_CHUNK, GPU_CHUNK = 64, 1024
-_CACHE_BYTES = 8 * 2**20
+_CACHE_BYTES, _GPU_BYTES = 8 * 2**20, 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,28 @@ def _sigmoid(logit: float) -> float:
 
 def chunk_size(model: RecursiveModel) -> int:
     """Rows per batch for a model where it is."""
-    if model.y_init.device.type != "cpu":
-        return GPU_CHUNK
-    units = [unit for unit in model.modules() if isinstance(unit, GatedUnit)]
-    widest = max(unit.up.out_features for unit in units)
-    return max(1, min(CPU_CHUNK, _CACHE_BYTES // (4 * widest * model.seq_len)))
+    units = [unit.up for unit in model.modules() if isinstance(unit, GatedUnit)]
+    if model.y_init.device.type == "cpu":
+        widest = max(up.out_features for up in units)
+        return max(1, min(CPU_CHUNK, _CACHE_BYTES // (4 * widest * model.seq_len)))
+    state = model.seq_len * len(model.y_init)
+    # A unit over channels has one row of `up` for each position, one over tokens for each channel.
+    return gpu_rows(state, max(state // up.in_features * up.out_features for up in units))
+
+
+def gpu_rows(state: int, widest: int) -> int:
+    """Rows whose evaluation fits into 4 GiB, at most 1,024.
+
+    A row keeps some six states (x, y, z, and what replaces them). Beside them it needs the larger of two: the
+    input of a gated unit's nonlinearity with the results that follow, or the random numbers for noise on y
+    and z. A normal is made of two uniform numbers, whose hashing holds three integers of 8 bytes each.
+
+    Args:
+        state: elements of y (positions times width).
+        widest: elements of the widest activation of a row.
+    """
+    activations, noise = 4 * 2 * widest, 2 * state * 2 * 3 * 8
+    return max(1, min(GPU_CHUNK, _GPU_BYTES // (4 * 6 * state + max(activations, noise))))
 
 
 def load(name: str | Path, device: str = "auto", dtype: str | None = None, compiled: bool = False) -> Solver:

@@ -20,6 +20,10 @@
 #include <utility>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace {
 
 constexpr long W = 8;     // floats in a vector
@@ -270,112 +274,188 @@ struct Groups {
     }
 };
 
-struct Block {
-    long S, D;
-    Groups groups;
-    std::vector<Unit> units; // one per relation, then the channels'
-
-    Block(const int32_t *group, const float *pool_up, const float *pool_down, const float *up, const float *down,
-          long S, long D, long R, long P, long I, bool backward)
-        : S(S), D(D), groups(group, S, R) {
-        for (long r = 0; r < R; ++r)
-            units.emplace_back(pool_up + r * 2 * P * D, pool_down + r * D * P, D, P, backward);
-        units.emplace_back(up, down, D, I, backward);
-    }
-
-    long inner() const { return std::max(units[0].I, units.back().I); }
-};
-
 bool outside(const int32_t *group, long S, long R) {
     return std::any_of(group, group + R * S, [=](int32_t each) { return each < 0 || each >= S; });
+}
+
+// to = a, plus b and c where they are given
+void add(float *to, const float *a, const float *b, const float *c, long size) {
+    for (long i = 0; i < size; i += W) {
+        V v = load(a + i);
+        if (c) v += load(c + i);
+        if (b) v += load(b + i);
+        store(to + i, v);
+    }
+}
+
+// What a thread works with.
+struct Scratch {
+    Memory means, pooled, x, y, v, a, dgu, scale;
+    Scratch(long rows, long D, long I)
+        : means(rows * D), pooled(rows * D), x(TILE * D), y(TILE * D), v(TILE * D), a(TILE * (I + PAD)),
+          dgu(TILE * (2 * I + PAD)), scale(2 * TILE) {
+        std::fill_n(x.at, TILE * D, 0.f); // rows of a tile beyond the candidates are computed with the rest
+    }
+};
+
+// L blocks; each has a unit for every relation, then the channels'.
+struct Network {
+    long S, D, R, P, I, L;
+    long pool, size; // weights of a relation's unit and of a block; for a unit those of up, then of down
+    Groups groups;
+    std::vector<Unit> units;
+
+    Network(const int32_t *group, const float *pool_up, const float *pool_down, const float *up, const float *down,
+            long S, long D, long R, long P, long I, long L, bool backward)
+        : S(S), D(D), R(R), P(P), I(I), L(L), pool(3 * P * D), size(R * pool + 3 * I * D), groups(group, S, R) {
+        units.reserve(L * (R + 1));
+        for (long l = 0; l < L; ++l) {
+            for (long r = l * R; r < (l + 1) * R; ++r)
+                units.emplace_back(pool_up + r * 2 * P * D, pool_down + r * D * P, D, P, backward);
+            units.emplace_back(up + l * 2 * I * D, down + l * D * I, D, I, backward);
+        }
+    }
+
+    Scratch scratch() const { return Scratch(groups.rows, D, std::max(P, I)); }
+
+    // What backward needs of a block of a row: out[S, D], h1[S, D] and the factors of both norms, [2, S]
+    long saved() const { return (2 * S * (D + 1) + 15) / 16 * 16; }
+
+    // Block l of a row; out may be h.
+    void forward(long l, float *out, float *save, const float *h, Scratch &my) const {
+        const Unit *unit = &units[l * (R + 1)];
+        groups.gather(my.means, h, D, true);
+        for (long r = 0; r < R; ++r)
+            for (long i = groups.from[r]; i < groups.from[r + 1]; i += TILE)
+                unit[r].forward(my.pooled + i * D, my.means + i * D, my.a, std::min(TILE, groups.from[r + 1] - i));
+        for (long s = 0; s < S; s += TILE) {
+            long n = std::min(TILE, S - s);
+            float *x = my.x, *y = my.y;
+            float *scale1 = save ? save + 2 * S * D + s : my.scale, *scale2 = save ? scale1 + S : my.scale;
+            groups.spread(x, h + s * D, my.pooled, s, n, D);
+            norm(x, scale1, n, D, [=](long t, long d) { return load(x + t * D + d); });
+            if (save) std::copy_n(x, n * D, save + (S + s) * D);
+            unit[R].forward(y, x, my.a, (n + M - 1) / M * M);
+            norm(out + s * D, scale2, n, D, [=](long t, long d) { return load(x + t * D + d) + load(y + t * D + d); });
+        }
+    }
+
+    // dout becomes the gradient of h; those of the weights are added to grads.
+    void backward(long l, float *dout, float *grads, const float *save, const float *h, Scratch &my) const {
+        const Unit *unit = &units[l * (R + 1)];
+        float *x = my.x, *y = my.y, *v = my.v, *last = grads + R * pool;
+        for (long s = 0; s < S; s += TILE) {
+            long n = std::min(TILE, S - s), at = s * D;
+            const float *scale = save + 2 * S * D + s;
+            std::copy_n(save + S * D + at, n * D, x);
+            norm_backward(y, save + at, scale + S, n, D, [=](long t, long d) { return load(dout + at + t * D + d); });
+            unit[R].backward(v, last, last + 2 * I * D, x, y, my.a, my.dgu, (n + M - 1) / M * M, n);
+            norm_backward(dout + at, x, scale, n, D,
+                          [=](long t, long d) { return load(v + t * D + d) + load(y + t * D + d); });
+        }
+        groups.gather(my.means, h, D, true);
+        groups.gather(my.pooled, dout, D, false);
+        for (long r = 0; r < R; ++r, grads += pool)
+            for (long i = groups.from[r]; i < groups.from[r + 1]; i += TILE) {
+                // Rows without members add nothing: their mean and sum are zero
+                long rows = std::min(TILE, groups.from[r + 1] - i);
+                unit[r].backward(v, grads, grads + 2 * P * D, my.means + i * D, my.pooled + i * D, my.a, my.dgu, rows,
+                                 rows);
+                for (long t = 0; t < rows; ++t) {
+                    float count = std::max(1, groups.first[i + t + 1] - groups.first[i + t]);
+                    for (long d = 0; d < D; ++d) my.pooled[(i + t) * D + d] = v[t * D + d] / count;
+                }
+            }
+        groups.spread(dout, dout, my.pooled, 0, S, D);
+    }
+};
+
+// Asks for large pages: touching new memory page by page would take a tenth of a training step.
+void large_pages([[maybe_unused]] float *at, [[maybe_unused]] long size) {
+#ifdef __linux__
+    constexpr std::uintptr_t page = 4096;
+    std::uintptr_t from = (reinterpret_cast<std::uintptr_t>(at) + page - 1) / page * page;
+    std::uintptr_t to = reinterpret_cast<std::uintptr_t>(at + size) / page * page;
+    if (from < to) madvise(reinterpret_cast<void *>(from), to - from, MADV_HUGEPAGE);
+#endif
 }
 
 } // namespace
 
 extern "C" {
 
-// Both return 1, having done nothing, where a number of a group is out of range.
-
-// out[B, S, D]; where they are given, also h1[B, S, D] and the factors of both norms, scale[B, 2, S]
-int trm_block_forward(float *out, float *h1, float *scale, const float *h, const int32_t *group, const float *pool_up,
-                       const float *pool_down, const float *up, const float *down, long B, long S, long D, long R,
-                       long P, long I, long threads) {
+// n times z = network(z + (y + x)), then y = network(y + z); only y = network(y) where n is 0. All are [B, S, D].
+// Where it is given, `saved` takes [B, n + 1, L, Network::saved()]. Returns 1, having done nothing, where a number
+// of a group is out of range.
+int trm_candidates_forward(float *y_out, float *z_out, float *saved, const float *y_in, const float *z_in,
+                           const float *x_in, const int32_t *group, const float *pool_up, const float *pool_down,
+                           const float *up, const float *down, long n, long L, long B, long S, long D, long R, long P,
+                           long I, long threads) {
     if (outside(group, S, R)) return 1;
-    const Block block(group, pool_up, pool_down, up, down, S, D, R, P, I, false);
-    const Groups &groups = block.groups;
+    const Network network(group, pool_up, pool_down, up, down, S, D, R, P, I, L, false);
+    const long row = S * D;
+    if (saved) large_pages(saved, B * (n + 1) * L * network.saved());
 #pragma omp parallel num_threads(threads)
     {
-        Memory means(groups.rows * D), pooled(groups.rows * D), x(TILE * D), y(TILE * D),
-            a(TILE * (block.inner() + PAD)), scales(2 * TILE);
-        std::fill_n(x.at, TILE * D, 0.f);
+        Scratch my = network.scratch();
 #pragma omp for schedule(static, 1)
         for (long b = 0; b < B; ++b) {
-            groups.gather(means, h + b * S * D, D, true);
-            for (long r = 0; r < R; ++r)
-                for (long i = groups.from[r]; i < groups.from[r + 1]; i += TILE)
-                    block.units[r].forward(pooled + i * D, means + i * D, a,
-                                           std::min(TILE, groups.from[r + 1] - i));
-            for (long s = 0; s < S; s += TILE) {
-                long n = std::min(TILE, S - s), rows = (n + M - 1) / M * M, at = (b * S + s) * D;
-                float *scale1 = scale ? scale + b * 2 * S + s : scales, *scale2 = scale ? scale1 + S : scales;
-                groups.spread(x, h + at, pooled, s, n, D);
-                norm(x, scale1, n, D, [&](long t, long d) { return load(x + t * D + d); });
-                if (h1) std::copy_n(x.at, n * D, h1 + at);
-                block.units[R].forward(y, x, a, rows);
-                norm(out + at, scale2, n, D, [&](long t, long d) { return load(x + t * D + d) + load(y + t * D + d); });
+            const float *y = y_in + b * row, *z = n ? z_in + b * row : nullptr;
+            float *save = saved ? saved + b * (n + 1) * L * network.saved() : nullptr;
+            for (long u = 0; u <= n; ++u) {
+                float *out = (u < n ? z_out : y_out) + b * row;
+                add(out, y, z, u < n ? x_in + b * row : nullptr, row);
+                const float *h = out;
+                for (long l = 0; l < L; ++l, save += saved ? network.saved() : 0) {
+                    network.forward(l, saved ? save : out, save, h, my);
+                    if (saved) h = save;
+                }
+                (u < n ? z : y) = h;
             }
+            if (saved) std::copy_n(y, row, y_out + b * row);
+            if (saved && n) std::copy_n(z, row, z_out + b * row);
         }
     }
     return 0;
 }
 
-// dh[B, S, D] and the gradients of the weights
-int trm_block_backward(float *dh, float *d_pool_up, float *d_pool_down, float *d_up, float *d_down, const float *dout,
-                        const float *out, const float *h1, const float *scale, const float *h, const int32_t *group,
-                        const float *pool_up, const float *pool_down, const float *up, const float *down, long B,
-                        long S, long D, long R, long P, long I, long threads) {
+// dy, dz and dx hold the gradients of y_in, z_in and x_in afterwards.
+int trm_candidates_backward(float *dy, float *dz, float *dx, float *d_pool_up, float *d_pool_down, float *d_up,
+                            float *d_down, const float *dy_out, const float *dz_out, const float *saved,
+                            const float *y_in, const float *z_in, const float *x_in, const int32_t *group,
+                            const float *pool_up, const float *pool_down, const float *up, const float *down, long n,
+                            long L, long B, long S, long D, long R, long P, long I, long threads) {
     if (outside(group, S, R)) return 1;
-    const Block block(group, pool_up, pool_down, up, down, S, D, R, P, I, true);
-    const Groups &groups = block.groups;
-    // Gradients lie one after the other: per unit, of up, then of down
-    const long pool = 3 * P * D, size = R * pool + 3 * I * D;
+    const Network network(group, pool_up, pool_down, up, down, S, D, R, P, I, L, true);
+    const long row = S * D, size = L * network.size;
     Memory total(size);
     std::fill_n(total.at, size, 0.f);
 #pragma omp parallel num_threads(threads)
     {
-        Memory means(groups.rows * D), sums(groups.rows * D), grads(size), x(TILE * D), dy(TILE * D), dv(TILE * D),
-            a(TILE * (block.inner() + PAD)), dgu(TILE * (2 * block.inner() + PAD));
-        float *g = grads;
-        std::fill_n(x.at, TILE * D, 0.f);
+        Scratch my = network.scratch();
+        Memory grads(size), sum(row);
 #pragma omp for ordered schedule(static, 1)
         for (long b = 0; b < B; ++b) {
-            std::fill(g, g + size, 0.f);
-            for (long s = 0; s < S; s += TILE) {
-                long n = std::min(TILE, S - s), rows = (n + M - 1) / M * M, at = (b * S + s) * D;
-                const float *scale1 = scale + b * 2 * S + s;
-                std::copy_n(h1 + at, n * D, x.at);
-                norm_backward(dy, out + at, scale1 + S, n, D, [&](long t, long d) { return load(dout + at + t * D + d); });
-                block.units[R].backward(dv, g + R * pool, g + R * pool + 2 * I * D, x, dy, a, dgu, rows,
-                                        n);
-                norm_backward(dh + at, x, scale1, n, D,
-                              [&](long t, long d) { return load(dv + t * D + d) + load(dy + t * D + d); });
-            }
-            groups.gather(means, h + b * S * D, D, true);
-            groups.gather(sums, dh + b * S * D, D, false);
-            for (long r = 0; r < R; ++r)
-                for (long i = groups.from[r]; i < groups.from[r + 1]; i += TILE) {
-                    long rows = std::min(TILE, groups.from[r + 1] - i);
-                    // Rows without members add nothing: their mean and sum are zero
-                    block.units[r].backward(dv, g + r * pool, g + r * pool + 2 * P * D, means + i * D,
-                                            sums + i * D, a, dgu, rows, rows);
-                    for (long t = 0; t < rows; ++t) {
-                        float count = std::max(1, groups.first[i + t + 1] - groups.first[i + t]);
-                        for (long d = 0; d < D; ++d) sums[(i + t) * D + d] = dv[t * D + d] / count;
-                    }
+            const long at = b * row;
+            std::fill_n(grads.at, size, 0.f);
+            for (long u = n; u >= 0; --u) {
+                float *d = u < n ? dz + at : dy + at;
+                if (u == n) std::copy_n(dy_out + at, row, d);
+                const float *save = saved + (b * (n + 1) + u) * L * network.saved();
+                const float *z = !n ? nullptr : u ? save - network.saved() : z_in + at;
+                add(sum, y_in + at, z, u < n ? x_in + at : nullptr, row);
+                for (long l = L - 1; l >= 0; --l) {
+                    const float *own = save + l * network.saved();
+                    network.backward(l, d, grads + l * network.size, own, l ? own - network.saved() : sum, my);
                 }
-            groups.spread(dh + b * S * D, dh + b * S * D, sums, 0, S, D);
+                if (u < n) {
+                    add(dy + at, dy + at, d, nullptr, row);
+                    add(dx + at, d, u < n - 1 ? dx + at : nullptr, nullptr, row);
+                } else if (n)
+                    add(dz + at, dz_out + at, d, nullptr, row);
+            }
 #pragma omp ordered
-            for (long i = 0; i < size; i += W) store(total + i, load(total + i) + load(g + i));
+            add(total, total, grads, nullptr, size);
         }
     }
     auto give = [&](float *up, float *down, const float *from, long inner) {
@@ -383,8 +463,12 @@ int trm_block_backward(float *dh, float *d_pool_up, float *d_pool_down, float *d
         transpose(up + inner * D, D, from + inner, 2 * inner, D, inner, -LN2);
         std::copy(from + 2 * inner * D, from + 3 * inner * D, down);
     };
-    for (long r = 0; r < R; ++r) give(d_pool_up + r * 2 * P * D, d_pool_down + r * D * P, total + r * pool, P);
-    give(d_up, d_down, total + R * pool, I);
+    for (long l = 0; l < L; ++l) {
+        const float *from = total + l * network.size;
+        for (long r = l * R; r < (l + 1) * R; ++r, from += network.pool)
+            give(d_pool_up + r * 2 * P * D, d_pool_down + r * D * P, from, P);
+        give(d_up + l * 2 * I * D, d_down + l * D * I, from, I);
+    }
     return 0;
 }
 }

@@ -1,4 +1,4 @@
-"""One block of the network over candidates as native code for the CPU; `plain.candidates` is its twin.
+"""Blocks over candidates, and a recursion of them, as native code for the CPU; `plain.candidates` is a block.
 
     h1  = rmsnorm(h + sum over relations of gated(mean of h over the candidate's group))
     out = rmsnorm(h1 + gated(h1))
@@ -8,7 +8,7 @@ when it is first asked for. Without a compiler `available()` is false (`why_not(
 plain PyTorch computes the same. Equal inputs give equal bits, for any number of threads.
 
 Shapes: B batch, S candidates, D width, R relations, P inner width of a relation's unit, Q = 2 P (the gate's
-rows, then the values' rows), I inner width of the channels' unit, E = 2 I.
+rows, then the values' rows), I inner width of the channels' unit, E = 2 I, L blocks.
 """
 
 import ctypes
@@ -21,6 +21,7 @@ from torch import Tensor
 from trm.kernels import compiled
 
 MULTIPLE = 8  # floats in a vector
+LINE = 16  # floats in a line of the cache
 
 
 @functools.cache
@@ -40,11 +41,12 @@ def why_not() -> str:
 
 
 def fits(h_BSD: Tensor, pool_down_RDP: Tensor, down_DI: Tensor) -> bool:
-    """Whether `block` takes these: float32 on the CPU, all widths multiples of 8; and it could be built."""
+    """Whether native code takes these: float32 on the CPU, all widths multiples of 8; and it could be built."""
     floats = (h_BSD, pool_down_RDP, down_DI)
+    widths = (*pool_down_RDP.shape[-2:], *down_DI.shape[-2:])
     return (
         all(each.dtype == torch.float32 and each.device.type == "cpu" for each in floats)
-        and all(width % MULTIPLE == 0 for width in (*pool_down_RDP.shape[1:], *down_DI.shape))
+        and all(width % MULTIPLE == 0 for width in widths)
         and available()
     )
 
@@ -58,101 +60,136 @@ def block(
     down_DI: Tensor,
 ) -> Tensor:
     """The block; group_RS (int32) numbers the groups of each relation from 0 on."""
-    given = (h_BSD, group_RS, pool_up_RQD, pool_down_RDP, up_ED, down_DI)
+    weights = [each.unsqueeze(0) for each in (pool_up_RQD, pool_down_RDP, up_ED, down_DI)]
+    none = h_BSD.new_empty(0)
+    return _call([h_BSD, none, none, group_RS, *weights], 0)[0]
+
+
+def cycle(
+    y_BSD: Tensor,
+    z_BSD: Tensor,
+    x_BSD: Tensor,
+    group_RS: Tensor,
+    pool_up_LRQD: Tensor,
+    pool_down_LRDP: Tensor,
+    up_LED: Tensor,
+    down_LDI: Tensor,
+    n: int,
+) -> tuple[Tensor, Tensor]:
+    """The new y and z: n times z = network(z + (y + x)), then y = network(y + z); the network is L blocks.
+
+    Faster than calling the blocks, as a row stays in the cache all the while: it never waits for the others.
+    """
+    weights = (pool_up_LRQD, pool_down_LRDP, up_LED, down_LDI)
+    return _call([y_BSD, z_BSD, x_BSD, group_RS, *weights], n)[:2]
+
+
+def _call(given: list[Tensor], n: int) -> tuple[Tensor, Tensor, Tensor]:
     save = torch.is_grad_enabled() and any(each.requires_grad for each in given)
     if save or torch.compiler.is_compiling():
-        return _block(*given, save)[0]
-    return _forward(*given, save)[0]  # a quarter of a small batch's time goes to calling an operator
-
-
-def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    """Addresses; the caller keeps the tensors."""
-    return [ctypes.c_void_p(each.data_ptr() if each.numel() else None) for each in tensors]
-
-
-def _sizes(h: Tensor, group: Tensor, pool_up: Tensor, pool_down: Tensor, up: Tensor, down: Tensor) -> list:
-    """What the native functions take last; refuses what they would misread."""
-    (B, S, D), (R, _, P), I = h.shape, pool_down.shape, down.shape[1]  # noqa: E741
-    for each, shape in (
-        (group, (R, S)),
-        (pool_up, (R, 2 * P, D)),
-        (pool_down, (R, D, P)),
-        (up, (2 * I, D)),
-        (down, (D, I)),
-    ):
-        if each.shape != shape:
-            raise ValueError(f"shape {tuple(each.shape)} where {shape} is expected")
-    if group.dtype != torch.int32 or D % MULTIPLE or P % MULTIPLE or I % MULTIPLE:
-        raise ValueError(f"group must be int32, and widths {D}, {P}, {I} multiples of {MULTIPLE}")
-    if any(
-        each.dtype != torch.float32 or each.device.type != "cpu" for each in (h, pool_up, pool_down, up, down)
-    ):
-        raise ValueError("native code takes float32 on the CPU")
-    return [ctypes.c_long(each) for each in (B, S, D, R, P, I, torch.get_num_threads())]
-
-
-def _call(name: str, *arguments) -> None:
-    library, log = _built()
-    if library is None:
-        raise RuntimeError(log)
-    if getattr(library, name)(*arguments):
-        raise ValueError("the numbers of groups must lie between 0 and the number of candidates")
+        return _recursion(*given, n, save)
+    return _forward(*given, n, save)  # calling an operator takes a quarter of a small batch's time
 
 
 def _forward(
-    h: Tensor, group: Tensor, pool_up: Tensor, pool_down: Tensor, up: Tensor, down: Tensor, save: bool
+    y: Tensor,
+    z: Tensor,
+    x: Tensor,
+    group: Tensor,
+    pool_up: Tensor,
+    pool_down: Tensor,
+    up: Tensor,
+    down: Tensor,
+    n: int,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and what backward needs if `save`: h1_BSD and the factors of both norms."""
-    given = [each.contiguous() for each in (h, group, pool_up, pool_down, up, down)]
-    results = _empty(h, save)
-    _call("trm_block_forward", *_pointers(*results, *given), *_sizes(*given))
+    """The new y and z (empty where n is 0), and what backward needs if `save`."""
+    given = [each.contiguous() for each in (y, z, x, group, pool_up, pool_down, up, down)]
+    results = _empty(y, z, len(up), n, save)
+    _run("forward", [*results, *given], given, n)
     return results
 
 
-_block = torch.library.custom_op("trm::candidates", _forward, mutates_args=())
+_recursion = torch.library.custom_op("trm::candidates", _forward, mutates_args=())
 
 
-def _empty(h: Tensor, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    B, S, D = h.shape
-    shapes = ((B, S, D), (B, S, D), (B, 2, S)) if save else ((B, S, D), (0,), (0,))
-    out, h1, scale = map(h.new_empty, shapes)
-    return out, h1, scale
+def _empty(y: Tensor, z: Tensor, blocks: int, n: int, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    B, S, D = y.shape
+    numbers = -(-2 * S * (D + 1) // LINE) * LINE  # see Network::saved
+    saved = (B, n + 1, blocks, numbers) if save else (0,)
+    return y.new_empty(y.shape), z.new_empty(z.shape), y.new_empty(saved)
 
 
-@_block.register_fake
+def _run(name: str, tensors: list[Tensor], given: list[Tensor], n: int) -> None:
+    """Call the native function of that name; refuses what it would misread."""
+    y, z, x, group, pool_up, pool_down, up, down = given
+    (B, S, D), (L, R, _, P), I = y.shape, pool_down.shape, down.shape[-1]  # noqa: E741
+    for each, shape in (
+        *((each, y.shape if n else (0,)) for each in (z, x)),
+        *((group, (R, S)), (pool_up, (L, R, 2 * P, D)), (pool_down, (L, R, D, P))),
+        *((up, (L, 2 * I, D)), (down, (L, D, I))),
+    ):
+        if each.shape != shape:
+            raise ValueError(f"shape {tuple(each.shape)} where {tuple(shape)} is expected")
+        if each is not group and (each.dtype != torch.float32 or each.device.type != "cpu"):
+            raise ValueError("native code takes float32 on the CPU")
+    if group.dtype != torch.int32 or D % MULTIPLE or P % MULTIPLE or I % MULTIPLE:
+        raise ValueError(f"group must be int32, and widths {D}, {P}, {I} multiples of {MULTIPLE}")
+    library, log = _built()
+    if library is None:
+        raise RuntimeError(log)
+    pointers = [ctypes.c_void_p(each.data_ptr() if each.numel() else None) for each in tensors]
+    sizes = map(ctypes.c_long, (n, L, B, S, D, R, P, I, torch.get_num_threads()))
+    if library[f"trm_candidates_{name}"](*pointers, *sizes):
+        raise ValueError("the numbers of groups must lie between 0 and the number of candidates")
+
+
+@_recursion.register_fake
 def _(
-    h: Tensor, group: Tensor, pool_up: Tensor, pool_down: Tensor, up: Tensor, down: Tensor, save: bool
+    y: Tensor,
+    z: Tensor,
+    x: Tensor,
+    group: Tensor,
+    pool_up: Tensor,
+    pool_down: Tensor,
+    up: Tensor,
+    down: Tensor,
+    n: int,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(h, save)
+    return _empty(y, z, len(up), n, save)
 
 
 @torch.library.custom_op("trm::candidates_backward", mutates_args=())
-def _block_backward(dout: Tensor, saved: list[Tensor], given: list[Tensor]) -> list[Tensor]:
-    """Gradients of h and the weights; `saved` is the result of _block, `given` what it was given."""
-    dout, given = dout.contiguous(), [each.contiguous() for each in given]
+def _backward(dy: Tensor, dz: Tensor, saved: Tensor, given: list[Tensor], n: int) -> list[Tensor]:
+    """Gradients of all that was given, but for the groups."""
+    dy, dz, given = dy.contiguous(), dz.contiguous(), [each.contiguous() for each in given]
     results = _gradients_like(given)
-    _call("trm_block_backward", *_pointers(*results, dout, *saved, *given), *_sizes(*given))
+    _run("backward", [*results, dy, dz, saved, *given], given, n)
     return results
 
 
-@_block_backward.register_fake
-def _gradients_fake(dout: Tensor, saved: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+@_backward.register_fake
+def _(dy: Tensor, dz: Tensor, saved: Tensor, given: list[Tensor], n: int) -> list[Tensor]:
     return _gradients_like(given)
 
 
 def _gradients_like(given: list[Tensor]) -> list[Tensor]:
-    h, _, *weights = given
-    return [each.new_empty(each.shape) for each in (h, *weights)]
+    y, z, x, _, *weights = given
+    return [each.new_empty(each.shape) for each in (y, z, x, *weights)]
 
 
 def _save(ctx, inputs, output):
-    ctx.save_for_backward(*output, *inputs[:-1])
+    *given, ctx.n, _ = inputs
+    ctx.set_materialize_grads(False)  # `saved` is the largest of all tensors; its gradient is never needed
+    ctx.save_for_backward(output[2], *given)
 
 
-def _gradients(ctx, dout, *_):
-    tensors = list(ctx.saved_tensors)
-    dh, *weights = _block_backward(dout, tensors[:3], tensors[3:])
-    return dh, None, *weights, None
+def _gradients(ctx, dy, dz, _):
+    saved, *given = ctx.saved_tensors
+    dy, dz = (torch.zeros_like(each) if d is None else d for d, each in zip((dy, dz), given[:2], strict=True))
+    dy, dz, dx, *weights = _backward(dy, dz, saved, given, ctx.n)
+    return dy, dz, dx, None, *weights, None, None
 
 
-_block.register_autograd(_gradients, setup_context=_save)
+_recursion.register_autograd(_gradients, setup_context=_save)

@@ -14,15 +14,20 @@ Shapes: B batch, L cells, N symbols, S = L * N candidates, D width, V vocabulary
 
 from typing import cast, final
 
+import torch
 from torch import Tensor, nn
 
 from trm.config import ModelConfig
 from trm.errors import UserError
+from trm.kernels import native
 from trm.models.embedding import CandidateEmbedding, CandidateHead
+from trm.models.halting import EveryPosition
 from trm.models.layers import inner_width
-from trm.models.mixing import CandidateBlock
-from trm.models.recursive import LatentRecursion, State
+from trm.models.mixing import CandidateBlock, group_numbers
+from trm.models.recursive import LatentRecursion, Output, State
 from trm.problem import Problem
+
+_FINE = 3.0  # the conflict head starts at "almost surely no conflict"
 
 
 @final
@@ -37,7 +42,12 @@ class Candidates(LatentRecursion):
             )
         self.relations = problem.relations
         super().__init__(config, problem)
+        self.register_buffer("group_RS", group_numbers(problem.relations), persistent=False)
         self.latent_network = self.network(config.layers)
+        # The logit that all is fine, as the product over candidates: one contradiction shows.
+        self.conflict_head = (
+            EveryPosition(config.width, self.seq_len, logits=1, first=_FINE) if config.conflict_head else None
+        )
 
     @property
     def graded(self) -> int:
@@ -46,7 +56,7 @@ class Candidates(LatentRecursion):
     def block(self) -> CandidateBlock:
         c = self.config
         inner = c.inner or inner_width(c.width, c.expansion)
-        return CandidateBlock(c.width, inner, self.relations, c.kernels == "native")
+        return CandidateBlock(c.width, inner, self.relations)
 
     def embedding(self) -> CandidateEmbedding:
         return CandidateEmbedding(self.config, self.problem, self.relations)
@@ -61,6 +71,29 @@ class Candidates(LatentRecursion):
     def encode_kinds(self, kind_BS: Tensor) -> Tensor:
         """X from kinds of candidates: as `encode`, for what no puzzle can say (a candidate ruled out)."""
         return cast(CandidateEmbedding, self.embed).embed_kinds(kind_BS)
+
+    def say(self, y_BSD: Tensor) -> Output:
+        output = super().say(y_BSD)
+        if self.conflict_head is None:
+            return output
+        return output._replace(conflict_B=-self.conflict_head(y_BSD).squeeze(-1))
+
+    def forward(
+        self, tokens_BL: Tensor, puzzle_B: Tensor, state: State, kind_BS: Tensor | None = None
+    ) -> tuple[State, Output]:
+        """As every model; `kind_BS` says more of the candidates than the puzzle does."""
+        x_BSD = self.encode(tokens_BL, puzzle_B) if kind_BS is None else self.encode_kinds(kind_BS)
+        return self.step(state, x_BSD)
+
+    def cycle(self, state: State, x_BSD: Tensor, updates: int) -> State:
+        """Latent updates, then one answer update; by native code where it is asked for and can be had."""
+        if self.config.kernels == "native":
+            blocks = [cast(CandidateBlock, block).weights() for block in self.latent_network.blocks]
+            pool_up, pool_down, up, down = (torch.stack(each) for each in zip(*blocks, strict=True))
+            if native.fits(state.y_BSD, pool_down, down):
+                weights = (self.group_RS, pool_up, pool_down, up, down)
+                return State(*native.cycle(*state, x_BSD, *weights, updates))
+        return super().cycle(state, x_BSD, updates)
 
     def update_latent(self, state: State, x_BSD: Tensor) -> State:
         y, z = state

@@ -35,19 +35,22 @@ class FirstPosition(Linear):
 
 @final
 class EveryPosition(Linear):
-    """Logits [B, 2], float32: p = product over positions of sigmoid(linear(y)), as log(p / (1 - p))."""
+    """Logits [B, k], float32: p = product over positions of sigmoid(linear(y)), as log(p / (1 - p)).
 
-    def __init__(self, width: int, positions: int):
-        super().__init__(width, 2)
+    At the start every logit is `first`, whatever the number of positions.
+    """
+
+    def __init__(self, width: int, positions: int, logits: int = 2, first: float = _FIRST_LOGIT):
+        super().__init__(width, logits)
         nn.init.zeros_(self.weight)
-        # The sum of softplus(-bias) over all positions is about S * exp(-bias).
-        nn.init.constant_(self.bias, torch.tensor(positions / -_FIRST_LOGIT).log().clamp_min(0).item())
+        log_p = F.logsigmoid(torch.tensor(first, dtype=torch.float64)) / positions
+        nn.init.constant_(self.bias, (log_p - torch.log(-torch.expm1(log_p))).item())
 
     def forward(self, input: Tensor) -> Tensor:
-        log_p_B2 = F.logsigmoid(super().forward(input).float()).sum(1)
+        log_p_BK = F.logsigmoid(super().forward(input).float()).sum(1)
         # Below 0 by enough that 1 - p is not 0 in float32.
-        log_p_B2 = log_p_B2.clamp(max=-1e-6)
-        return log_p_B2 - torch.log(-torch.expm1(log_p_B2))
+        log_p_BK = log_p_BK.clamp(max=-1e-6)
+        return log_p_BK - torch.log(-torch.expm1(log_p_BK))
 
 
 HALTING_HEADS = {"first": FirstPosition, "every": EveryPosition}

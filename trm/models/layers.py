@@ -63,12 +63,12 @@ class Rope(nn.Module):
 class Attention(nn.Module):
     """Bidirectional multi-head self-attention without bias; `rope` may be None."""
 
-    def __init__(self, width: int, heads: int, rope: Rope | None):
+    def __init__(self, width: int, heads: int, head_width: int, rope: Rope | None):
         super().__init__()
         self.heads = heads
         self.rope = rope
-        self.qkv = Linear(width, 3 * width, bias=False)
-        self.out = Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * heads * head_width, bias=False)
+        self.out = Linear(heads * head_width, width, bias=False)
 
     def forward(self, h_BSD: Tensor) -> Tensor:
         qkv = self.qkv(h_BSD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

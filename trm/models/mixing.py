@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from trm.config import ModelConfig
 from trm.errors import UserError
-from trm.kernels import native, plain
+from trm.kernels import plain
 from trm.models.layers import Attention, GatedUnit, Rope, inner_width, trunc_normal_
 from trm.problem import Problem, Relations
 
@@ -69,27 +69,20 @@ class RelationMixing(nn.Module):
 
 @final
 class CandidateBlock(nn.Module):
-    """Mixing over relations, then the gated unit over channels, each followed by its norm.
+    """Mixing over relations, then the gated unit over channels, each followed by its norm."""
 
-    With `native`, all of it is one call of native code where that can be had (see `kernels.native`): the
-    same numbers to rounding, several times faster on a CPU.
-    """
-
-    def __init__(self, width: int, inner: int, relations: Relations, native: bool):
+    def __init__(self, width: int, inner: int, relations: Relations):
         super().__init__()
         self.mix = RelationMixing(width, relations)
         self.mlp = GatedUnit(width, inner, "swiglu")
-        self.native = native
-        self.register_buffer("group_RS", group_numbers(relations), persistent=False)
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights as native code takes them: up and down of the relations, up and down of `mlp`."""
+        return (*self.mix.weights(), self.mlp.up.weight, self.mlp.down.weight)
 
     def forward(self, h_BSD: Tensor) -> Tensor:
-        up_ED, down_DI = self.mlp.up.weight, self.mlp.down.weight
-        if self.native:
-            pool_up, pool_down = self.mix.weights()
-            if native.fits(h_BSD, pool_down, down_DI):
-                return native.block(h_BSD, self.group_RS, pool_up, pool_down, up_ED, down_DI)
         h_BSD = plain.add_rms_norm(h_BSD, self.mix(h_BSD))
-        return plain.mix_channels(h_BSD, up_ED, down_DI, "swiglu")
+        return plain.mix_channels(h_BSD, self.mlp.up.weight, self.mlp.down.weight, "swiglu")
 
 
 def group_numbers(relations: Relations) -> Tensor:
@@ -104,7 +97,7 @@ def group_numbers(relations: Relations) -> Tensor:
 
 def _attention(config: ModelConfig, problem: Problem, rope: Rope | None) -> nn.Module:
     del problem
-    return Attention(config.width, config.heads, rope)
+    return Attention(config.width, config.heads, config.width_of_a_head, rope)
 
 
 def _mixer(config: ModelConfig, problem: Problem, rope: Rope | None) -> nn.Module:

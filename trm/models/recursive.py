@@ -52,7 +52,7 @@ class State(NamedTuple):
     def plus(self, other: "State", factor_B: Tensor) -> "State":
         """The sum of this state and a multiple of the other, row by row."""
         factor_B11 = factor_B.view(-1, 1, 1)
-        return State(*(a + factor_B11 * b for a, b in zip(self, other, strict=True)))
+        return State(*(a + factor_B11.to(a.dtype) * b for a, b in zip(self, other, strict=True)))
 
     def rows(self, index: Tensor) -> "State":
         """The chosen rows, by index or mask."""
@@ -65,6 +65,8 @@ class Output(NamedTuple):
     logits_BLV: Tensor
     halt_B: Tensor
     continue_B: Tensor
+    conflict_B: Tensor
+    """That what was decided contradicts the puzzle; minus infinity from models that never say so."""
 
 
 class RecursiveModel(nn.Module, ABC):
@@ -82,7 +84,7 @@ class RecursiveModel(nn.Module, ABC):
         self.embed = self.embedding()
         self.seq_len: int = self.embed.seq_len
         uses_rope = config.mixing == "attention" and config.positions == "rope"
-        self.rope = Rope(config.width // config.heads, self.seq_len) if uses_rope else None
+        self.rope = Rope(config.width_of_a_head, self.seq_len) if uses_rope else None
         # Starting points of y and z: drawn once, saved, never trained.
         self.register_buffer("y_init", trunc_normal_(torch.empty(config.width), std=1.0))
         self.register_buffer("z_init", trunc_normal_(torch.empty(config.width), std=1.0))
@@ -128,9 +130,13 @@ class RecursiveModel(nn.Module, ABC):
     def step(self, state: State, x_BSD: Tensor) -> tuple[State, Output]:
         """One supervision step: the refined state, detached, and what it says."""
         state = self.refine(state, x_BSD)
-        logits_BLV = self.answer_head(state.y_BSD[:, self.config.prefix :])
-        halt_B, continue_B = self.halting_head(state.y_BSD).unbind(-1)
-        return state.detach(), Output(logits_BLV, halt_B, continue_B)
+        return state.detach(), self.say(state.y_BSD)
+
+    def say(self, y_BSD: Tensor) -> Output:
+        """What the heads read from y."""
+        logits_BLV = self.answer_head(y_BSD[:, self.config.prefix :])
+        halt_B, continue_B = self.halting_head(y_BSD).unbind(-1)
+        return Output(logits_BLV, halt_B, continue_B, torch.full_like(halt_B, -torch.inf))
 
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor, state: State) -> tuple[State, Output]:
         """`encode` and `step` in one call, as distributed wrappers need it."""

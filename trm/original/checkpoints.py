@@ -1,9 +1,9 @@
 """The original code's checkpoints: names and configuration, both ways.
 
 The published TRM and HRM code stores a flat state dict (optionally under `_orig_mod.` from torch.compile
-and `model.` from its loss wrapper) of a model described by its own field names. `describe`
-translates the description, `rename` and `to_original` the weights; no tensor changes its shape
-or layout.
+and `model.` from its loss wrapper) of a model described by its own field names. What depends on the data is
+not among them: sizes are in `dataset.json` of the data folder. `describe` translates the description,
+`rename` and `to_original` the weights; no tensor changes its shape or layout.
 """
 
 import re
@@ -17,6 +17,7 @@ from torch import Tensor
 from trm.config import LossConfig, ModelConfig, SupervisionConfig, parse
 from trm.errors import UserError
 from trm.models import Problem, RecursiveModel, build, load_weights
+from trm.original import folders
 
 _WRAPPERS = re.compile(r"^(_orig_mod\.|model\.|module\.)+")
 
@@ -41,8 +42,11 @@ _BLOCK = {
     "mlp.down_proj.weight": "mlp.down.weight",
 }
 # Fields of the original that change nothing here, or that other parts of a run decide.
-_IGNORED = {"batch_size", "name", "puzzle_emb_optimizer"}
+_IGNORED = {"batch_size", "name", "puzzle_emb_optimizer", "act_inference"}
+_SIZES = ("vocab_size", "seq_len", "num_puzzle_identifiers")
 _REQUIRED = {"hidden_size", "num_heads", "expansion", "vocab_size", "seq_len", "halt_max_steps"}
+# What torch.compile and the loss wrapper put before every name: the original's loader looks for it.
+COMPILED = "_orig_mod.model."
 _LOSSES = {"stablemax_cross_entropy": "stablemax64", "softmax_cross_entropy": "softmax"}
 
 
@@ -63,7 +67,12 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     known = dict(config)
     take = known.pop
     if missing := _REQUIRED - known.keys():
-        raise UserError(f"the original's configuration lacks {', '.join(sorted(missing))}")
+        hint = (
+            "; sizes are in the data folder's dataset.json: give the folder too"
+            if missing & {*_SIZES}
+            else ""
+        )
+        raise UserError(f"the original's configuration lacks {', '.join(sorted(missing))}{hint}")
     two_networks = any(n.startswith("inner.H_level.") for n in names)
     single = not two_networks and "inner.H_init" not in names
     kind = "trm"
@@ -75,13 +84,17 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     # The original's TRM has a prefix of 16 unless told otherwise; the others derive theirs.
     prefix = take("puzzle_emb_len", 16 if kind == "trm" else 0) or -(-puzzle_width // width)
     layers, answer_layers = take("L_layers", None), take("H_layers", None)
-    continue_loss = not take("no_ACT_continue", kind == "trm")
+    # The original's transformer has the head, but asks for no second forward pass to learn it from.
+    continue_loss = not take("no_ACT_continue", kind != "hrm")
+    heads = take("num_heads")
     model = {
         "kind": kind,
         "width": width,
         "layers": answer_layers if kind == "transformer" else layers,
         "answer_layers": answer_layers if kind == "hrm" else None,
-        "heads": take("num_heads"),
+        "heads": heads,
+        # It rounds down where the width is no multiple.
+        "head_width": width // heads if width % heads and not mixer else None,
         "expansion": take("expansion"),
         "T": take("H_cycles", 1),
         "n": take("L_cycles", 1),
@@ -95,6 +108,7 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     problem = Problem(take("vocab_size"), take("seq_len"), take("num_puzzle_identifiers", 1))
     supervision = {
         "steps": take("halt_max_steps"),
+        "act": take("act_enabled", True),
         "exploration": take("halt_exploration_prob", 0.0),
         "continue_loss": continue_loss,
     }
@@ -121,19 +135,38 @@ def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_our_name(strip(name)): value.float() for name, value in weights.items()}
 
 
-def to_original(model: RecursiveModel) -> dict[str, Tensor]:
-    """The original's state dict (without wrapper prefixes) from one of our models.
+def to_original(model: RecursiveModel, prefix: str = COMPILED) -> dict[str, Tensor]:
+    """The original's state dict from one of our models.
+
+    Args:
+        model: one that the original has, too.
+        prefix: what stands before every name. Default: as its loader wants it, for a compiled model;
+            "model." where it runs without torch.compile, and "" for the network alone.
 
     Raises UserError for options that the original does not have, as its code would compute something
     else with these weights.
     """
     c = model.config
-    if c.gate != "swiglu" or (c.kind == "trm" and (c.separate_networks or c.gradient != "last_cycle")):
-        raise UserError("the original has no such model (gate, separate_networks or gradient)")
-    weights = {_their_name(name): value for name, value in model.state_dict().items()}
+    own = {
+        "gate": c.gate != "swiglu",
+        "separate_networks": c.separate_networks,
+        "gradient": c.kind == "trm" and c.gradient != "last_cycle",
+        "kind": c.kind == "candidates",
+        "mixing": c.mixing not in ("attention", "mixer"),
+        "halting": c.halting != "first",
+        "inner": c.inner is not None,
+        "head_width": c.mixing == "attention" and c.width_of_a_head != c.width // c.heads,
+    }
+    if any(own.values()):
+        raise UserError(f"the original has no such model: {', '.join(name for name in own if own[name])}")
+    weights = dict(model.state_dict())
     if c.single_latent:  # its only latent is our y
-        weights["inner.L_init"] = weights.pop("inner.H_init")
-    return {name: value for name, value in weights.items() if value.numel()}
+        weights["z_init"] = weights.pop("y_init")
+    for name in ("y_init", "z_init"):
+        if name in weights:
+            # There they have the precision of the forward pass, and decide it: loading assigns the tensors.
+            weights[name] = weights[name].to(model.dtype)
+    return {prefix + _their_name(name): value for name, value in weights.items() if value.numel()}
 
 
 def strip(name: str) -> str:
@@ -158,8 +191,20 @@ def load_pt(path: Path) -> dict[str, Tensor]:
     return {strip(name): value for name, value in weights.items()}
 
 
-def build_original(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> RecursiveModel:
-    """A model with the original's configuration and weights."""
+def build_original(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], data: Path | str | None = None
+) -> RecursiveModel:
+    """A model with the original's configuration and weights.
+
+    Args:
+        config: the section `arch` of its `all_config.yaml`.
+        weights: its state dict, see `load_pt`.
+        data: its data folder, a split of it, or a `dataset.json`: for sizes that are not in `config`.
+
+    Raises UserError where the configuration is unknown or incomplete, or the weights do not fit it.
+    """
+    if data is not None:
+        config = folders.sizes(Path(data))._asdict() | dict(config)
     weights = {strip(name): value for name, value in weights.items()}
     original = describe(config, set(weights))
     model = build(original.model, original.problem)

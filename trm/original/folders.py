@@ -28,6 +28,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -74,6 +75,25 @@ def splits(folder: Path) -> list[str]:
     except OSError:  # a folder that we may not look into
         return []
     return sorted(name for name in found if not name.startswith("."))
+
+
+class Sizes(NamedTuple):
+    """What the original takes from the data to build a model, by its own names."""
+
+    vocab_size: int
+    seq_len: int
+    num_puzzle_identifiers: int
+
+
+def sizes(path: Path) -> Sizes:
+    """Sizes in a `dataset.json`, that of a split, or that of a data folder (of `train` where there is one).
+
+    Raises UserError if there is no such file, or if it is damaged.
+    """
+    if found := splits(path):
+        path = path / ("train" if "train" in found else found[0])
+    about = _parse_about(path / _ABOUT if path.is_dir() else path)
+    return Sizes(about.vocab_size, about.seq_len, about.num_puzzle_identifiers)
 
 
 def read(folder: Path, split: str, family: Family) -> Puzzles:
@@ -156,13 +176,7 @@ def _read_about(folder: Path, split: str, family: Family) -> _About:
     if split not in known:
         raise UserError(f"{folder} has no split {split!r}; choose one of {', '.join(known)}")
     path = folder / split / _ABOUT
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; build the folder again") from None
-    about = parse(_About, values, str(path))
+    about = _parse_about(path)
     for name, theirs, ours in (
         ("vocab_size", about.vocab_size, family.vocab_size),
         ("seq_len", about.seq_len, family.length),
@@ -176,6 +190,16 @@ def _read_about(folder: Path, split: str, family: Family) -> _About:
         if not _is_plain(name):
             raise UserError(f"{path}: {name!r} is no name of a set; use letters, digits and _")
     return about
+
+
+def _parse_about(path: Path) -> _About:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}; build the folder again") from None
+    return parse(_About, values, str(path))
 
 
 def _read_set(inside: Path, name: str, about: _About) -> Puzzles:

@@ -1,8 +1,8 @@
 """Essentially different puzzles, and their splits: written once for generators and readers.
 
-Two puzzles are essentially the same where a symmetry of the family maps one to the other. Augmentation shows a
-model every image of a training puzzle, so no two splits may share a puzzle up to a symmetry. A puzzle is known
-by its form, `Family.canonical`: equal for two puzzles exactly when they are essentially the same.
+Two puzzles are essentially the same where a symmetry of the family maps one to the other. Augmentation shows
+a model every image of a training puzzle, so no two splits may share a puzzle up to a symmetry. A puzzle is
+known by its form, `Family.canonical`: equal for two puzzles exactly when they are essentially the same.
 
 Shapes: N puzzles, D different ones.
 """
@@ -52,9 +52,9 @@ def cut(order: Sequence[int] | np.ndarray, counts: Mapping[str, int]) -> dict[st
 def split(forms: Sequence[bytes], counts: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
     """Deal puzzles at random into `train` and the splits of `counts`, in shuffled order; int64 numbers.
 
-    A pure function of the seed. Puzzles that are essentially the same stay together. Where they leave no way to
-    reach a size exactly, a split is a little smaller. UserError if a split that was asked for, or training, has
-    none.
+    A pure function of the seed. Puzzles that are essentially the same stay together. Where they leave no way
+    to reach a size exactly, a split is a little smaller. UserError if a wanted split, or training,
+    has none.
     """
     members = classes(forms)
     order = rng.permutation(rng.fold(rng.stream("split"), seed), len(members)).tolist()

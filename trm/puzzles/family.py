@@ -44,6 +44,8 @@ class TrainingData(NamedTuple):
     """What the puzzle ids mean, where they mean something."""
     seen: "Seen | None" = None
     """What training sees, where evaluation must know it."""
+    chance_N: np.ndarray | None = None
+    """Chances of the training puzzles to be drawn, float64 [N], where they are not all alike."""
     remark: str = ""
     """What the user should know of the data."""
 
@@ -59,6 +61,8 @@ class Family(ABC):
     """L, the number of tokens of a puzzle and of an answer."""
     same_cells: bool = True
     """Question and answer have the same cells, so that the padding of one is the padding of the other."""
+    named_ids: bool = False
+    """A puzzle id stands for a named puzzle under a variant; weights carry the table that says which."""
     commands: str = ""
     """The group of commands that solves and evaluates this family, where it needs ways of its own."""
     board: tuple[int, int] | None = None
@@ -137,6 +141,9 @@ class Family(ABC):
         None, the default, for the usual way: rows of a file, or of the generator.
         """
         return None
+
+    def check_rows(self, config: DataConfig) -> None:  # noqa: B027 (a default, not a gap)
+        """Raise UserError for options that do nothing where the rows to train on are given as they are."""
 
     # Going on from other weights.
 

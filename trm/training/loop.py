@@ -10,6 +10,7 @@ A run is a folder:
     metrics.jsonl     one JSON object per line: {"kind": "train" | "eval", "step": ...}
     data/             generated puzzles, if the recipe generates them
     checkpoints/      state for going on (see `checkpoint`)
+    seen.json         what the weights have seen of ARC, those that the run started from included
     best/, last/      weights to use (see `pretrained`): best on validation, and newest
     tensorboard/      the same figures, if TensorBoard is installed
 """
@@ -40,14 +41,18 @@ from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
 from trm.inference.solver import pick_device
 from trm.models import RecursiveModel, State, build
+from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
 from trm.recipe import RunConfig, load_config
 from trm.terminal import bar
 from trm.training import checkpoint
+from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
 from trm.training.supervision import Batch, Slots
+
+_SEEN = "seen.json"
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ def train(
             run.restore()
         else:
             write_atomic(folder / "config.yaml", dump_config(config))
+        if run.seen is not None:  # before anything is learned: no later state may lack it
+            run.seen.save(folder / _SEEN)
         with _signals() as caught, _Metrics(folder, run.step) as metrics:
             _loop(run, metrics, caught, stop_after, console)
         finished = run.step >= config.train.steps
@@ -153,7 +160,7 @@ class _Run:
         if config.train.start_from:
             # Once there is a checkpoint, the run holds all that it took from there.
             if checkpoint.steps_saved(folder / "checkpoints"):
-                before = pretrained.seen(folder / "last")
+                before = _seen_before(folder)
             else:
                 before = pretrained.start_from(model, config.train.start_from, family, data.variants)
             self.seen = before if data.seen is None else before | data.seen
@@ -170,12 +177,17 @@ class _Run:
             raise UserError(f"train.cuda_graph needs a CUDA device, not {self.device.type}")
         self.optimizer = Optimizer(config.optimizer, model, config.train.steps, capturable=graph)
         self.ema = Ema(config.ema, model, capturable=graph) if config.ema.decay else None
-        batches = Batches(data.train, config.train.batch, data.augment(self.device), self.device)
+        batches = Batches(
+            data.train, config.train.batch, data.augment(self.device), self.device, data.chance_N
+        )
         self.hints = None
         if config.supervision.hints:
             if not family.same_cells:
                 raise UserError("supervision.hints needs questions and answers with the same cells")
             self.hints = Hints(config.supervision, len(data.train), config.train.batch, self.device)
+        self.decisions = None
+        if config.supervision.decisions:
+            self.decisions = Decisions(config.supervision, model, config.train.batch)
         self.training_step = TrainingStep(
             config,
             self.model,
@@ -186,6 +198,7 @@ class _Run:
             rank=rank,
             graph=graph,
             hints=self.hints,
+            decisions=self.decisions,
         )
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
@@ -203,7 +216,8 @@ class _Run:
         losses = {name: value / rows for name, value in sums.items() if name.endswith("loss")}
         if not math.isfinite(losses["loss"]):
             raise self._not_finite()
-        others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses}
+        counts = {name: sums.pop(name) / rows for name in ("wrong", "alarms", "right_alarms") if name in sums}
+        others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses} | counts
         if self.hints is not None:
             others["hints"] = self.hints.level_N.float().mean().item()
         return losses | others | {"halted": halted / rows, "seconds": self.seconds()}
@@ -266,7 +280,8 @@ class _Run:
         if not checkpoint.steps_saved(self.folder / "checkpoints"):
             return
         if self.data.variants is not None and (self.folder / "last").exists():
-            pretrained.check_ids(self.folder / "last", self.data.variants)
+            remedy = "restore the data, or train into a new folder"
+            pretrained.check_ids(self.folder / "last", self.data.variants, remedy)
         state = self._state()
         self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
         for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):
@@ -305,6 +320,7 @@ class _Run:
             | slots.state._asdict()
             | {"steps": slots.steps_B, "halted": slots.halted_B},
             "hints": {"level": self.hints.level_N, "hinted": self.hints.hinted_B} if self.hints else {},
+            "decisions": self.decisions.tensors() if self.decisions else {},
             "counters": {
                 "best": torch.tensor(self.best, dtype=torch.float64),
                 "seconds": torch.tensor(self.seconds(), dtype=torch.float64),
@@ -394,6 +410,18 @@ def _signals() -> Generator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _seen_before(folder: Path) -> Seen:
+    """What a run that is going on has seen so far; UserError where no record is left."""
+    # Earlier versions kept it beside the newest weights alone.
+    for path in (folder / _SEEN, folder / "last" / _SEEN):
+        if path.exists():
+            return Seen.load(path)
+    raise UserError(
+        f"{folder / _SEEN} is missing: it says what the weights have seen, and without it nothing would keep "
+        "them from being scored on what they were trained on; put it back, or train into a new folder"
+    )
 
 
 def _open(folder: Path, config: RunConfig) -> RunConfig:

@@ -80,12 +80,18 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
     valid_B = (labels_BL != IGNORE).sum(-1)
     correct_BL, exact_B = correctness(output.logits_BLV.detach(), labels_BL)
 
-    tokens = (token_loss(config, output.logits_BLV, labels_BL).sum(-1) / valid_B.clamp_min(1)).sum()
+    tokens_B = token_loss(config, output.logits_BLV, labels_BL).sum(-1) / valid_B.clamp_min(1)
+    if step.wrong_B is not None:  # the solution is no target of a row that was led away from it
+        tokens_B = tokens_B.masked_fill(step.wrong_B, 0)
+    tokens = tokens_B.sum()
     halting = _bce(output.halt_B, exact_B)
     continuing = torch.zeros_like(halting)
     if step.continue_target_B is not None:
         continuing = _bce(output.continue_B, step.continue_target_B)
-    total = tokens + config.halting_weight * (halting + continuing)
+    conflict = torch.zeros_like(halting)
+    if step.wrong_B is not None:
+        conflict = _bce(output.conflict_B, step.wrong_B)
+    total = tokens + config.halting_weight * (halting + continuing + conflict)
 
     done_B = slots.halted_B & (valid_B > 0)
     metrics = {
@@ -96,6 +102,9 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
         "halting_accuracy": done_B & ((output.halt_B >= 0) == exact_B),
         "steps": done_B * slots.steps_B,
     }
+    if step.wrong_B is not None:
+        alarm_B = output.conflict_B >= 0
+        metrics |= {"wrong": step.wrong_B, "alarms": alarm_B, "right_alarms": alarm_B & step.wrong_B}
     sums = {name: value_B.sum().detach().float() for name, value_B in metrics.items()}
     losses = Loss(total, tokens.detach(), halting.detach(), continuing.detach())
     sums |= {
@@ -104,6 +113,8 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
         "halting_loss": losses.halting.float(),
         "continue_loss": losses.continuing.float(),
     }
+    if step.wrong_B is not None:
+        sums["conflict_loss"] = conflict.detach().float()
     return losses, sums
 
 

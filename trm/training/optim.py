@@ -166,7 +166,8 @@ def learning_rate_factor(config: OptimizerConfig, step: int, steps: int) -> floa
     if config.schedule == "wsd":
         return min(1.0, max(0.0, (steps - step) / config.decay_steps))
     progress = (step - config.warmup) / max(1, steps - config.warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    falling = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.lr_min_ratio + (1 - config.lr_min_ratio) * falling
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from trm import rng
 from trm.models import RecursiveModel
 from trm.recipe import RunConfig
+from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
@@ -45,11 +46,16 @@ class TrainingStep:
         rank: int = 0,
         graph: bool = False,
         hints: Hints | None = None,
+        decisions: Decisions | None = None,
     ):
         self.config, self.model, self.optimizer, self.ema = config, model, optimizer, ema
         self.draw, self.backward, self.rank, self.hints = draw, backward, rank, hints
-        self._wanted, self._warm = graph, 0
+        self.decisions = decisions
+        self._warm = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._beside = (
+            torch.cuda.Stream() if graph else None
+        )  # one for all warm-up steps: it keeps its memory
         self._sums: dict[str, Tensor] = {}
         self.steps_since_reading = 0
         device = next(model.parameters()).device
@@ -62,15 +68,15 @@ class TrainingStep:
         self.optimizer.schedule(step)
         if self.ema is not None:
             self.ema.schedule(step)
-        if not self._wanted:
+        if self._beside is None:
             self._run()
         elif self._warm < WARM_UP:
             self._warm += 1
-            beside = torch.cuda.Stream()  # as recording does: so that nothing is set up anew there
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
+            # As recording does: so that nothing is set up anew there.
+            self._beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._beside):
                 self._run()
-            torch.cuda.current_stream().wait_stream(beside)
+            torch.cuda.current_stream().wait_stream(self._beside)
         else:
             if self._graph is None:
                 self._graph = torch.cuda.CUDAGraph()
@@ -86,7 +92,7 @@ class TrainingStep:
         offered, hinted_B = self.draw(self.number), None
         if self.hints is not None:
             offered, hinted_B = self.hints.add(offered, rng.fold(key, _HINTS))
-        step = supervise(self.model, self.slots, offered, config.supervision, key)
+        step = supervise(self.model, self.slots, offered, config.supervision, key, self.decisions)
         loss, sums = step_loss(config.loss, step)
         # The mean over processes of loss / local batch is the sum over all rows / global batch.
         self.backward(loss.total / config.train.batch)

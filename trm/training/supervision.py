@@ -12,7 +12,7 @@ the two at the next step, from a second forward pass.
 Shapes: B batch, L puzzle tokens.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,8 +20,13 @@ from torch import Tensor
 from trm import rng
 from trm.config import SupervisionConfig
 from trm.models import Output, RecursiveModel, State
+from trm.models.candidates import Candidates
 
-_NOISE = 2  # what is drawn from a step's key beside its exploration
+if TYPE_CHECKING:
+    from trm.training.decisions import Decisions
+
+# What is drawn from a step's key beside its exploration (3 is for hints).
+_NOISE, _DECISIONS = 2, 4
 
 
 class Batch(NamedTuple):
@@ -51,6 +56,8 @@ class Step(NamedTuple):
     slots: Slots
     output: Output
     continue_target_B: Tensor | None
+    wrong_B: Tensor | None = None
+    """Rows whose decisions contradict their solution, where rows decide."""
 
 
 def empty_slots(model: RecursiveModel, batch: Batch) -> Slots:
@@ -96,6 +103,7 @@ def supervise(
     offered: Batch,
     config: SupervisionConfig,
     key: Tensor,
+    decisions: "Decisions | None" = None,
 ) -> Step:
     """Refill, take one supervision step, and decide which rows halt.
 
@@ -106,7 +114,11 @@ def supervise(
     slots = refill(model, slots, offered)
     batch = slots.batch
     before = disturb(slots.state, free_B, config, key)
-    state, output = model(batch.tokens_BL, batch.puzzle_B, before)
+    if decisions is None:
+        state, output = model(batch.tokens_BL, batch.puzzle_B, before)
+    else:
+        kind_BS = decisions.begin(free_B, batch.tokens_BL, rng.fold(key, _DECISIONS))
+        state, output = cast(Candidates, model)(batch.tokens_BL, batch.puzzle_B, before, kind_BS)
     with torch.no_grad():
         steps_B = slots.steps_B + 1
         last_B = steps_B >= config.steps
@@ -120,7 +132,12 @@ def supervise(
                 _, ahead = model(batch.tokens_BL, batch.puzzle_B, state)
                 best_B = torch.maximum(ahead.halt_B, ahead.continue_B)
                 continue_target_B = torch.where(last_B, ahead.halt_B, best_B).sigmoid()
-    return Step(Slots(batch, state, steps_B, halted_B), output, continue_target_B)
+        slots = Slots(batch, state, steps_B, halted_B)
+        if decisions is None:
+            return Step(slots, output, continue_target_B)
+        wrong_B = decisions.wrong_B.clone()
+        slots = decisions.follow(slots, output, rng.fold(key, _DECISIONS + 1))
+        return Step(slots, output, continue_target_B, wrong_B)
 
 
 def _minimum_steps(config: SupervisionConfig, key: Tensor, size: int) -> Tensor:

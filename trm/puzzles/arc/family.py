@@ -47,6 +47,7 @@ class Arc(Family):
     """Grids of ten colours on a square canvas."""
 
     same_cells = False
+    named_ids = True
     commands = "arc"
 
     def __init__(self, config: ArcConfig):
@@ -87,8 +88,24 @@ class Arc(Family):
             lambda device: rows.random_variant(made, config, self, seed, device),
             made.variants,
             made.seen,
-            left_out if made.left_out else "",
+            remark=left_out if made.left_out else "",
         )
+
+    def check_rows(self, config: DataConfig) -> None:
+        """The original's builder chose variants and places, and the tasks to be predicted."""
+        usual = ArcDataConfig(train=config.train, validation=config.validation, hold_out=config.hold_out)
+        given, own = config.model_dump(), self.config.model_dump()
+        idle = [f"data.{name}" for name, value in usual.model_dump().items() if given[name] != value]
+        idle += [
+            f"family.{name}"
+            for name, value in (("ids", "variant"), ("translate", True))
+            if own[name] != value
+        ]
+        if idle:
+            raise UserError(
+                f"{idle[0]} would do nothing: {config.train} holds its tasks and their variants as they are "
+                "trained on, with the demonstrations of those to be predicted; set it back to its default"
+            )
 
     def shared_ids(
         self, variants: Variants, other: Family, known: Variants
@@ -106,18 +123,25 @@ class Arc(Family):
             if self.config.ids == "task":
                 yield torch.tensor([known.names.index(name) + 1]), torch.tensor([index + 1])
                 continue
-            old, new = (np.arange(ids.start, ids.stop) for ids in (known.ids(name), variants.ids(name)))
-            both = min(len(old), len(new))
-            old, new = old[:both], new[:both]
-            same = (known.dihedral_P[old] == variants.dihedral_P[new]) & (
-                known.colours_PC[old] == variants.colours_PC[new]
-            ).all(1)
-            yield torch.from_numpy(old[same]), torch.from_numpy(new[same])
+            # The same variant may have another number: data of the original code number them their own way.
+            places = {_look(known, puzzle): puzzle for puzzle in known.ids(name)}
+            shared = [
+                (places[look], puzzle)
+                for puzzle in variants.ids(name)
+                if (look := _look(variants, puzzle)) in places
+            ]
+            old, new = torch.tensor(shared).T
+            yield old, new
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
     ) -> "Text":
         return picture(self.grid(answer_L))
+
+
+def _look(variants: Variants, puzzle: int) -> tuple[int, bytes]:
+    """What a puzzle id does to its task."""
+    return int(variants.dihedral_P[puzzle]), variants.colours_PC[puzzle].tobytes()
 
 
 def picture(grid_HW: np.ndarray) -> "Text":

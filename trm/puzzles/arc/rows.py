@@ -9,6 +9,7 @@ Shapes: N pairs, L = S * S tokens, P puzzle ids.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,6 +55,12 @@ def prepare(config: ArcDataConfig, task: "Arc", seed: int) -> ArcData:
     """
     if config.validation:
         raise UserError("ARC has no data.validation: set data.hold_out, or data.hold_out_variants")
+    for part in config.train.split(","):
+        if part.strip() and (Path(part.strip()) / arc.TEST_PUZZLES).is_file():
+            raise UserError(
+                f"{part.strip()} is a data folder of the original code, and stands for its tasks to be "
+                f"predicted: train on its split {part.strip()}/train"
+            )
     whole = arc.pick(arc.read(config.train) if config.train else [], config.tasks)
     shown = arc.read(config.demonstrations) if config.demonstrations else []
     names = {each.name for each in whole}

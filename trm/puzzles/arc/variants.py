@@ -16,12 +16,12 @@ Dihedral images are numbered
 and colours are renamed by a table: colour c becomes colours_C[c]. Black (0) stays, as it is mostly the
 background.
 
-Two draws may look the same, as a task may be symmetric and need not use all colours. They are compared
-exactly, and without making their images: a picture is known by the set of cells of each colour; these sets
-depend on the dihedral image alone, and a renaming hands them to other colours. So a draw is judged by ten
-numbers of sets, whatever the size of its task.
+Two draws may look the same, as a task may be symmetric and need not use all colours. A task is the set of its
+train pairs and the set of its test inputs, in no order. They are compared exactly, and without making their
+images: a picture is known by the set of cells of each colour; these sets depend on the dihedral image alone,
+and a renaming hands them to other colours. So a pair is judged by ten numbers of sets, whatever its size.
 
-Shapes: N tasks, P puzzle ids, C = 10 colours, D draws, H height, W width.
+Shapes: N tasks, P puzzle ids, C = 10 colours, D draws, K pairs of a task, H height, W width.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ class Variants:
     """Every puzzle id and the variant that it stands for.
 
     The variants of task i have the ids first_N[i] to first_N[i + 1] - 1, int64 [N + 1], and the first of them
-    is the task itself. Id 0 is no puzzle. dihedral_P, uint8 [P], and colours_PC, uint8 [P, 10], hold what
-    `transform` is given.
+    is the task itself. Ids below first_N[0] are no puzzle: 0, and sometimes others in data of the original.
+    dihedral_P, uint8 [P], and colours_PC, uint8 [P, 10], hold what `transform` is given.
     """
 
     names: tuple[str, ...]
@@ -141,8 +141,9 @@ def undo(grid_HW: np.ndarray, dihedral: int, colours_C: np.ndarray) -> np.ndarra
 def make(tasks: Sequence[ArcTask], count: int, seed: int) -> Variants:
     """Number up to `count` different variants of every task, itself first.
 
-    A variant is drawn uniformly, and dropped where the whole task (all train pairs and test inputs) looks
-    like under an earlier one; after 5 * count draws a task is left with fewer. Test outputs play no part.
+    A variant is drawn uniformly, and dropped where the whole task (its train pairs and its test inputs, each
+    in any order) looks like under an earlier one; after 5 * count draws a task is left with fewer. Test
+    outputs play no part: they are not known where it matters.
     The variants of a task are a pure function of the seed and the task: other tasks, and a larger `count`,
     only add to them.
 
@@ -165,21 +166,47 @@ def make(tasks: Sequence[ArcTask], count: int, seed: int) -> Variants:
 
 def _different(task: ArcTask, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` draws of a task that differ: dihedral [D] and colours [D, 10], uint8."""
-    sets_8C = _colour_sets(task)
+    numbers: dict[bytes, int] = {}
+    parts: list[list[tuple[np.ndarray, ...]]] = [
+        [(pair.input, pair.output) for pair in task.train],
+        [(pair.input,) for pair in task.test],
+    ]
+    parts_sets = [[_colour_sets(grids, numbers) for grids in part] for part in parts]
     dihedral_D, colours_DC = np.empty(0, np.uint8), np.empty((0, COLOURS), np.uint8)
     for start in range(0, _PATIENCE * count, count):
         more_D, more_DC = _draw(task.name, seed, start, start + count)
         dihedral_D = np.concatenate((dihedral_D, more_D))
         colours_DC = np.concatenate((colours_DC, more_DC))
-        # The set of cells that is shown in each colour, of every draw.
-        shown_DC = np.empty_like(colours_DC)
-        np.put_along_axis(shown_DC, colours_DC.astype(np.intp), sets_8C[dihedral_D], axis=1)
-        _, first = np.unique(shown_DC, axis=0, return_index=True)
+        looks = [_looks(part_sets, dihedral_D, colours_DC, len(numbers)) for part_sets in parts_sets]
+        _, first = np.unique(np.concatenate(looks, axis=1), axis=0, return_index=True)
         first.sort()
         dihedral_D, colours_DC = dihedral_D[first], colours_DC[first]
         if len(first) >= count:
             break
     return dihedral_D[:count], colours_DC[:count]
+
+
+def _looks(
+    sets_K: Sequence[np.ndarray], dihedral_D: np.ndarray, colours_DC: np.ndarray, bound: int
+) -> np.ndarray:
+    """What pairs look like under every draw, whatever their order, int64 [D, 3 K].
+
+    Args:
+        sets_K: the sets of every pair, [8, 10], whose numbers are below the bound.
+        dihedral_D: the draws' dihedral images, and
+        colours_DC: their renamings.
+        bound: at most 2^15.
+    """
+    assert bound <= 2**15
+    words_KD3 = np.empty((len(sets_K), len(dihedral_D), 3), np.int64)
+    for k, sets_8C in enumerate(sets_K):
+        # The set of cells that is shown in each colour. Ten numbers of 15 bits fit into three words.
+        shown_DC = np.zeros((len(dihedral_D), 12), np.int64)
+        np.put_along_axis(shown_DC, colours_DC.astype(np.intp), sets_8C[dihedral_D], axis=1)
+        words_KD3[k] = (shown_DC.reshape(-1, 3, 4) << np.arange(0, 60, 15)).sum(-1)
+    order_KD = np.lexsort(words_KD3.transpose(2, 0, 1), axis=0)
+    sorted_KD3 = np.take_along_axis(words_KD3, order_KD[..., None], axis=0)
+    return sorted_KD3.transpose(1, 0, 2).reshape(len(dihedral_D), -1)
 
 
 def _draw(name: str, seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -199,17 +226,15 @@ def _draw(name: str, seed: int, start: int, stop: int) -> tuple[np.ndarray, np.n
     return dihedral_D, colours_DC
 
 
-def _colour_sets(task: ArcTask) -> np.ndarray:
-    """For every dihedral image and colour, the number of its set of cells, uint8 [8, 10].
+def _colour_sets(grids: Sequence[np.ndarray], numbers: dict[bytes, int]) -> np.ndarray:
+    """For every dihedral image and colour, the number of its set of cells, int64 [8, 10].
 
-    Two images of the task, recoloured, look the same if and only if their sets have the same ten numbers:
-    a set is told by its cells and by the shapes of all grids.
+    Two images of the grids, recoloured, look the same if and only if their sets have the same ten numbers:
+    a set is told by its cells and by the shapes of all grids. `numbers` holds those given so far.
     """
-    numbers: dict[bytes, int] = {}
-    sets_8C = np.empty((DIHEDRAL, COLOURS), np.uint8)
-    grids = [each for pair in task.train for each in pair] + [pair.input for pair in task.test]
+    sets_8C = np.empty((DIHEDRAL, COLOURS), np.int64)
     for dihedral in range(DIHEDRAL):
-        images = [_turn(grid_HW, dihedral) for grid_HW in grids if grid_HW is not None]
+        images = [_turn(grid_HW, dihedral) for grid_HW in grids]
         cells = np.concatenate([image_HW.ravel() for image_HW in images])
         shapes = bytes(side for image_HW in images for side in image_HW.shape)
         for colour in range(COLOURS):
@@ -239,7 +264,7 @@ def _well_formed(names: object, tables: dict[str, np.ndarray]) -> bool:
         and len(set(names)) == len(names)
         and dihedral_P.ndim == 1
         and colours_PC.shape == (len(dihedral_P), COLOURS)
-        and first_N[0] == 1
+        and first_N[0] >= 1
         and bool((np.diff(first_N) > 0).all())
         and first_N[-1] == len(dihedral_P)
         and bool((dihedral_P < DIHEDRAL).all())

@@ -1,0 +1,91 @@
+"""Decisions in training: some rows decide and are taken back, as in a search (see `inference.search`).
+
+The network learns three things that a search needs: to go on from what was decided, to notice that a
+decision was wrong, and to go on after it was taken back. A row decides by the policy of the search. If the
+decision contradicts its solution, the one target of the row is the conflict, until the decision is taken
+back after a random number of steps: training never acts on the alarms of a head that is still learning.
+
+Shapes: B batch, L cells, N symbols, S = L * N candidates, D width.
+"""
+
+import torch
+from torch import Tensor
+
+from trm import rng
+from trm.config import SupervisionConfig
+from trm.inference.search import Policy, decided, ruled_out, surest
+from trm.models import Output, RecursiveModel, State
+from trm.models.candidates import Candidates
+from trm.training.losses import correctness
+from trm.training.supervision import Slots
+
+
+class Decisions:
+    """What is given and ruled out in every row in flight, and the state before its last sound decision."""
+
+    def __init__(self, config: SupervisionConfig, model: RecursiveModel, batch: int):
+        assert isinstance(model, Candidates)
+        self.config, self.model, self.policy = config, model, Policy()
+        cells, symbols = model.relations.candidates // model.relations.symbols, model.relations.symbols
+        device = model.y_init.device
+
+        def whole(fill: int, *shape: int) -> Tensor:
+            return torch.full((batch, *shape), fill, dtype=torch.int64, device=device)
+
+        self.kind_BLN, self.saved_kind_BLN = whole(0, cells, symbols), whole(0, cells, symbols)
+        self.answer_BL = whole(-1, cells)
+        self.candidate_B, self.wait_B, self.since_B = whole(0), whole(0), whole(0)
+        self.decides_B, self.wrong_B = whole(0).bool(), whole(0).bool()
+        self.saved = State(*(part.clone() for part in model.initial_state(batch)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state, by name."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return own | {f"saved_{name}": part for name, part in self.saved._asdict().items()}
+
+    def begin(self, fresh_B: Tensor, tokens_BL: Tensor, key: Tensor) -> Tensor:
+        """Start fresh rows anew; the kinds of all candidates, [B, S]."""
+        fresh_B11 = fresh_B.view(-1, 1, 1)
+        asked_BLN = self.model.kinds_of(tokens_BL).view_as(self.kind_BLN)
+        self.kind_BLN.copy_(torch.where(fresh_B11, asked_BLN, self.kind_BLN))
+        self.answer_BL.masked_fill_(fresh_B.unsqueeze(1), -1)
+        self.wrong_B.logical_and_(~fresh_B)
+        self.since_B.masked_fill_(fresh_B, 0)
+        row_B = rng.fold(key, torch.arange(len(fresh_B), device=key.device))
+        drawn_B = rng.uniform(row_B, 1).squeeze(-1) < self.config.decisions
+        self.decides_B.copy_(torch.where(fresh_B, drawn_B, self.decides_B))
+        return self.kind_BLN.flatten(1).clone()  # the gradient of the embedding needs it unchanged
+
+    def follow(self, slots: Slots, output: Output, key: Tensor) -> Slots:
+        """Take back and decide after a supervision step; the slots with the states that follow."""
+        tokens = torch.tensor(self.model.relations.tokens, device=key.device)
+        answer_BL = output.logits_BLV.argmax(-1)
+        chance_BLN = output.logits_BLV.detach()[..., tokens].float().softmax(-1)
+        row_B = rng.fold(key, torch.arange(len(answer_BL), device=key.device))
+        candidate_B, undecided_B = surest(chance_BLN, self.kind_BLN, self.policy, row_B)
+
+        back_B = self.wrong_B & (self.wait_B <= 0)
+        _, exact_B = correctness(output.logits_BLV.detach(), slots.batch.labels_BL)
+        self.since_B.add_(1)
+        rests_B = (answer_BL == self.answer_BL).all(-1) | (self.since_B >= self.policy.patience)
+        decide_B = self.decides_B & undecided_B & rests_B & ~exact_B & ~back_B & ~slots.halted_B
+
+        # Wrong rows decide on, as they would unnoticed, but go back to where the first error was made.
+        save_B = decide_B & ~self.wrong_B
+        label_B = slots.batch.labels_BL.gather(1, (candidate_B // len(tokens)).unsqueeze(1)).squeeze(1)
+        errs_B = save_B & (tokens[candidate_B % len(tokens)] != label_B)
+        state, saved = slots.state, slots.state.where(save_B, self.saved)
+        for own, new in zip(self.saved, saved, strict=True):
+            own.copy_(new)
+        self.saved_kind_BLN.copy_(torch.where(save_B.view(-1, 1, 1), self.kind_BLN, self.saved_kind_BLN))
+        self.candidate_B.copy_(torch.where(save_B, candidate_B, self.candidate_B))
+        wait_B = rng.randint(rng.fold(row_B, 1), 0, self.config.longest_wrong)
+        self.wait_B.copy_(torch.where(errs_B, wait_B, self.wait_B - 1))
+
+        kind_BLN = torch.where(decide_B.view(-1, 1, 1), decided(self.kind_BLN, candidate_B), self.kind_BLN)
+        before_BLN = ruled_out(self.saved_kind_BLN, self.candidate_B)
+        self.kind_BLN.copy_(torch.where(back_B.view(-1, 1, 1), before_BLN, kind_BLN))
+        self.wrong_B.copy_((self.wrong_B & ~back_B) | errs_B)
+        self.since_B.masked_fill_(decide_B | back_B, 0)
+        self.answer_BL.copy_(answer_BL.masked_fill(back_B.unsqueeze(1), -1))
+        return slots._replace(state=self.saved.where(back_B, state))
