@@ -21,7 +21,7 @@ from trm import rng
 from trm.config import SupervisionConfig
 from trm.models import Output, RecursiveModel, State
 
-_NOISE = 2  # what is drawn from a step's key beside its exploration
+_NOISE = -1  # what is drawn from a step's key beside its exploration, which takes the numbers from 0
 
 
 class Batch(NamedTuple):
