@@ -1,4 +1,4 @@
-"""The search: its pure functions against plain loops, and the whole of it with a network that knows nothing."""
+"""The search: its functions against plain loops, and all of it with a network that knows nothing."""
 
 import numpy as np
 import pytest
