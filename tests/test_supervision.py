@@ -27,7 +27,9 @@ class Scripted:
         self.seen.append((tokens_BL, puzzle_B, state))
         halt, more = (torch.tensor(each) for each in self.script.pop(0))
         logits = torch.zeros(*tokens_BL.shape, 2)
-        return State(state.y_BSD + 1, state.z_BSD), Output(logits, halt, more, torch.full_like(halt, -torch.inf))
+        return State(state.y_BSD + 1, state.z_BSD), Output(
+            logits, halt, more, torch.full_like(halt, -torch.inf)
+        )
 
 
 def offer(number: int, size: int = 3) -> Batch:

@@ -187,9 +187,7 @@ def _save(ctx, inputs, output):
 
 def _gradients(ctx, dy, dz, _):
     saved, *given = ctx.saved_tensors
-    dy, dz = (
-        torch.zeros_like(each) if d is None else d for d, each in zip((dy, dz), given[:2], strict=True)
-    )
+    dy, dz = (torch.zeros_like(each) if d is None else d for d, each in zip((dy, dz), given[:2], strict=True))
     dy, dz, dx, *weights = _backward(dy, dz, saved, given, ctx.n)
     return dy, dz, dx, None, *weights, None, None
 
