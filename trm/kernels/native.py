@@ -41,7 +41,7 @@ def why_not() -> str:
 
 
 def fits(h_BSD: Tensor, pool_down_RDP: Tensor, down_DI: Tensor) -> bool:
-    """Whether native code takes these: float32 on the CPU, all widths multiples of 8; and it could be built."""
+    """Whether native code takes these: float32 on the CPU, widths in multiples of 8; and it could be built."""
     floats = (h_BSD, pool_down_RDP, down_DI)
     widths = (*pool_down_RDP.shape[-2:], *down_DI.shape[-2:])
     return (

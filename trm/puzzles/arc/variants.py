@@ -167,16 +167,8 @@ def make(tasks: Sequence[ArcTask], count: int, seed: int) -> Variants:
 def _different(task: ArcTask, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` draws of a task that differ: dihedral [D] and colours [D, 10], uint8."""
     numbers: dict[bytes, int] = {}
-<<<<<<< HEAD
-    parts: list[list[tuple[np.ndarray, ...]]] = [
-        [(pair.input, pair.output) for pair in task.train],
-        [(pair.input,) for pair in task.test],
-    ]
-    parts_sets = [[_colour_sets(grids, numbers) for grids in part] for part in parts]
-=======
     questions = [Pair(pair.input, None) for pair in task.test]
     parts_sets = [[_colour_sets(pair, numbers) for pair in part] for part in (task.train, questions)]
->>>>>>> original
     dihedral_D, colours_DC = np.empty(0, np.uint8), np.empty((0, COLOURS), np.uint8)
     for start in range(0, _PATIENCE * count, count):
         more_D, more_DC = _draw(task.name, seed, start, start + count)
