@@ -1,11 +1,12 @@
 """A network over Sudoku candidates on one thread of a CPU: time per row of a step, computed in several ways.
 
-    python benchmarks/candidates.py [--repeat 10] [--json]
+    python benchmarks/candidates.py [--repeat 5] [--json]
 
     axes      means over the axes of a tensor [B, band, row, stack, column, digit, D], plain PyTorch
     compiled  the same, its block compiled by torch.compile; the yardstick of the last column
-    plain     means by tables of groups (`plain.candidates`)
-    native    `native.block`
+    plain     means by tables of groups: `plain.candidates`
+    blocks    `native.block`
+    native    a cycle at once: `native.cycle`
 
 A step is what happens between two halting decisions: T cycles of n latent updates and one answer update.
 Training adds the backward pass through the last cycle; embedding, heads, loss and optimizer are left out.
@@ -14,6 +15,7 @@ backward pass does not count. Times are the best of several, in seconds of the p
 processes count little; the peak is that of a large matrix product by the same clock in the same run.
 """
 
+import functools
 import itertools
 import json
 import random
@@ -36,6 +38,7 @@ SHAPE = (3, 3, 3, 3, 9)
 BATCHES = {"train": (8, 16, 32), "solve": (1, 16, 64)}
 
 Block = Callable[..., Tensor]
+Cycle = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -70,20 +73,34 @@ def axes_block(h: Tensor, _: Tensor, pool_up: Tensor, pool_down: Tensor, up: Ten
     return plain.mix_channels(h, up, down, "swiglu").flatten(1, 5)
 
 
-def step(block: Block, blocks: list[list[Tensor]], group: Tensor, yzx: list[Tensor], training: bool) -> None:
-    """One supervision step, with its backward pass when training."""
+def by_block(
+    block: Block, y: Tensor, z: Tensor, x: Tensor, group: Tensor, blocks: list[list[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """A cycle, block by block."""
 
     def network(h: Tensor) -> Tensor:
         for weights in blocks:
             h = block(h, group, *weights)
         return h
 
+    for _ in range(N):
+        z = network(z + (y + x))
+    return network(y + z), z
+
+
+def at_once(
+    y: Tensor, z: Tensor, x: Tensor, group: Tensor, blocks: list[list[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """A cycle in one native call."""
+    return native.cycle(y, z, x, group, *(torch.stack(each) for each in zip(*blocks, strict=True)), n=N)
+
+
+def step(cycle: Cycle, blocks: list[list[Tensor]], group: Tensor, yzx: list[Tensor], training: bool) -> None:
+    """One supervision step, with its backward pass when training."""
     y, z, x = yzx
-    for cycle in range(T):
-        with torch.set_grad_enabled(training and cycle == T - 1):
-            for _ in range(N):
-                z = network(z + y + x)
-            y = network(y + z)
+    for number in range(T):
+        with torch.set_grad_enabled(training and number == T - 1):
+            y, z = cycle(y, z, x, group, blocks)
     if training:
         torch.autograd.grad(y, [x, *itertools.chain(*blocks)], torch.ones_like(y))
 
@@ -105,7 +122,7 @@ def processor_seconds(work: Callable[[], object], _: torch.device | None = None)
     return time.process_time() - start
 
 
-def main(width: int = 32, pooled: int = 32, inner: int = 64, repeat: int = 10, json_: bool = False) -> None:
+def main(width: int = 32, pooled: int = 32, inner: int = 64, repeat: int = 5, json_: bool = False) -> None:
     """Time training and solving.
 
     Args:
@@ -127,13 +144,13 @@ def main(width: int = 32, pooled: int = 32, inner: int = 64, repeat: int = 10, j
     for task, batch in [(name, each) for name, batches in BATCHES.items() for each in batches]:
         training = task == "train"
         torch.compiler.reset()
-        ways: dict[str, Block] = {
-            "axes": axes_block,
-            "compiled": torch.compile(axes_block, dynamic=False),
-            "plain": plain.candidates,
+        ways: dict[str, Cycle] = {
+            "axes": functools.partial(by_block, axes_block),
+            "compiled": functools.partial(by_block, torch.compile(axes_block, dynamic=False)),
+            "plain": functools.partial(by_block, plain.candidates),
         }
         if native.available():
-            ways["native"] = native.block
+            ways |= {"blocks": functools.partial(by_block, native.block), "native": at_once}
         yzx = [torch.randn(batch, S, width) for _ in range(3)]
         yzx[2].requires_grad_(training)
         best = {}
@@ -142,13 +159,13 @@ def main(width: int = 32, pooled: int = 32, inner: int = 64, repeat: int = 10, j
                 spent = processor_seconds(lambda w=ways[way]: step(w, blocks, group, yzx, training))  # noqa: B023
                 if turn > 0:  # the first compiles
                     best[way] = min(spent, best.get(way, spent))
-            peak = max(peak, matmul_peak(cpu, torch.float32, processor_seconds)) if turn == repeat else peak
         flops = step_flops(blocks, group, training)
         for way in ways:
             each = best[way] / batch
             rows.append(
                 Row(task, batch, way, 1e3 * each, flops / 1e9, flops / each, best["compiled"] / best[way])
             )
+    peak = max(peak, matmul_peak(cpu, torch.float32, processor_seconds))
     for row in rows:
         row.percent_of_peak *= 100 / peak
     if json_:

@@ -26,6 +26,9 @@ from trm.puzzles.arc.config import ArcDataConfig
 from trm.puzzles.sudoku.config import SudokuConfig, SudokuDataConfig
 from trm.recipe import RunConfig, load_config, load_recipe, recipe_names
 
+CANDIDATES = {"kind": "candidates", "mixing": "relations", "positions": "none"}
+CONVOLUTION = {"mixing": "convolution", "positions": "none"}
+
 
 def write(folder: Path, text: str | bytes) -> Path:
     path = folder / "run.yaml"
@@ -105,6 +108,10 @@ def test_a_key_that_resembles_nothing_gets_no_hint(tmp_path: Path):
         (ModelConfig, {"dtype": "float16"}, "dtype"),
         (SupervisionConfig, {"steps": 0}, "steps"),
         (SupervisionConfig, {"exploration": 1.1}, "exploration"),
+        (SupervisionConfig, {"hints": 1.1}, "hints"),
+        (SupervisionConfig, {"first_hints": -1}, "first_hints"),
+        (SupervisionConfig, {"noise": -0.1}, "noise"),
+        (SupervisionConfig, {"start_noise": -0.1}, "start_noise"),
         (LossConfig, {"label_smoothing": 1.0}, "label_smoothing"),
         (OptimizerConfig, {"lr": -1.0}, "lr"),
         (OptimizerConfig, {"lr": float("nan")}, "lr"),
@@ -135,6 +142,24 @@ def test_bad_values_are_refused_and_their_place_named(kind: type, values: dict, 
         (LossConfig, {"label_smoothing": 0.1}, "tokens: softmax"),
         (LossConfig, {"label_smoothing": 0.1, "tokens": "stablemax64"}, "tokens: softmax"),
         (SudokuConfig, {"box_rows": 1, "box_cols": 1}, "2 to 25 symbols"),
+        (ModelConfig, {"mixing": "relations", "positions": "none"}, "kind candidates and mixing relations"),
+        (ModelConfig, {"kind": "candidates", "mixing": "mixer"}, "kind candidates and mixing relations"),
+        (ModelConfig, CANDIDATES | {"prefix": 1}, "mixing relations serves boards of every size"),
+        (ModelConfig, CANDIDATES | {"positions": "learned"}, "mixing relations .* set positions to none"),
+        (ModelConfig, CONVOLUTION | {"prefix": 1}, "mixing convolution .* prefix to 0"),
+        (ModelConfig, CONVOLUTION | {"positions": "rope"}, "mixing convolution .* set positions to none"),
+        (ModelConfig, CANDIDATES | {"single_latent": True}, "ablations of kind trm"),
+        (ModelConfig, CANDIDATES | {"separate_networks": True}, "ablations of kind trm"),
+        (ModelConfig, CANDIDATES | {"kernels": "triton"}, "kind candidates has no triton kernels"),
+        (ModelConfig, CANDIDATES | {"kernels": "native", "compile": "block"}, "native .* compile none"),
+        (ModelConfig, {"kernels": "native"}, "native is for kind candidates"),
+        (OptimizerConfig, {"schedule": "wsd"}, "decay_steps and schedule wsd go together"),
+        (OptimizerConfig, {"decay_steps": 5}, "decay_steps and schedule wsd go together"),
+        (
+            OptimizerConfig,
+            {"schedule": "cosine", "decay_steps": 5},
+            "decay_steps and schedule wsd go together",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(kind: type, values: dict, words: str):
@@ -149,6 +174,9 @@ def test_values_that_contradict_each_other_are_refused(kind: type, values: dict,
         (ModelConfig, {"width": 12, "heads": 4, "positions": "none"}),
         (ModelConfig, {"width": 12, "heads": 4, "mixing": "mixer"}),
         (ModelConfig, {"width": 16, "prefix": 2, "puzzle_width": 32}),
+        (ModelConfig, CANDIDATES | {"kernels": "native", "width": 13}),
+        (ModelConfig, CONVOLUTION | {"kernels": "triton", "width": 13}),
+        (OptimizerConfig, {"schedule": "wsd", "decay_steps": 1}),
         (LossConfig, {"label_smoothing": 0.1, "tokens": "softmax"}),
         (SudokuConfig, {"box_rows": 1, "box_cols": 2}),
         (SudokuConfig, {"box_rows": 5, "box_cols": 5}),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trm import rng
 from trm.config import ModelConfig
 from trm.kernels.plain import rms_norm
 from trm.models import Problem, RecursiveModel, State, build
@@ -143,6 +144,28 @@ def test_states_pick_rows():
     assert mixed.y_BSD[:, 0, 0].tolist() == [1, 2, 1] and mixed.z_BSD.shape == (3, 2, 0)
     assert mixed.rows(torch.tensor([1])).y_BSD.unique().tolist() == [2]
     assert mixed.rows(torch.tensor([True, False, True])).y_BSD.unique().tolist() == [1]
+
+
+def test_the_normals_of_a_state_have_its_shape_and_follow_their_keys():
+    state = State(torch.zeros(50, 7, 5, dtype=torch.float64), torch.zeros(50, 7, 3, dtype=torch.float64))
+    key_B = rng.fold(rng.stream("test"), torch.arange(50))
+    y, z = normals = state.normals(key_B)
+    assert y.shape == state.y_BSD.shape and z.shape == state.z_BSD.shape and y.dtype == torch.float64
+    drawn_BN = torch.cat([each.flatten(1) for each in normals], 1)
+    assert torch.equal(drawn_BN.float(), rng.normal(key_B, 56)), "y first, then z"
+    assert drawn_BN.std().item() == pytest.approx(1, abs=0.05)
+    alone = state.rows(torch.tensor([9])).normals(key_B[[9]])
+    assert torch.equal(alone.y_BSD[0], y[9]) and torch.equal(alone.z_BSD[0], z[9])
+    empty = State(torch.zeros(2, 7, 5), torch.zeros(2, 7, 0)).normals(key_B[:2])
+    assert empty.y_BSD.shape == (2, 7, 5) and empty.z_BSD.shape == (2, 7, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_multiple_of_a_state_is_added_row_by_row(dtype: torch.dtype):
+    a, b = (State(torch.full((3, 2, 4), v).to(dtype), torch.full((3, 2, 0), v).to(dtype)) for v in (1.0, 2.0))
+    y, z = a.plus(b, torch.tensor([0.0, 1.0, -0.5]))
+    assert y[:, 1, 3].tolist() == [1, 3, 0] and y.dtype == dtype
+    assert z.shape == (3, 2, 0) and z.dtype == dtype
 
 
 # Input embedding

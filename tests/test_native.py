@@ -162,8 +162,8 @@ def test_the_operator_is_registered_as_torch_wants_it():
     group = GROUPS["sudoku_4x4"]
     h, *weights = draw(group, 2, 16, 16, 32)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
-    given = (h.requires_grad_(), h.detach(), h.detach(), group, *(each[None] for each in weights), 2, True)
-    torch.library.opcheck(native._recursion, given, test_utils=tests)
+    given = [h.requires_grad_(), h.detach(), h.detach(), group, *(each[None] for each in weights)]
+    torch.library.opcheck(native._recursion, (given, 2, True), test_utils=tests)
 
 
 @needs_compiler

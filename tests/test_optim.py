@@ -262,6 +262,27 @@ def test_schedule_by_hand():
     assert learning_rate_factor(floor, 50, 12) == pytest.approx(0.1)
 
 
+def test_warm_up_then_stable_then_decay():
+    wsd = OptimizerConfig(warmup=4, schedule="wsd", decay_steps=5)
+    factors = [learning_rate_factor(wsd, i, 20) for i in range(20)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75] + [1] * 13 + [0.8, 0.6, 0.4, 0.2])
+    assert learning_rate_factor(wsd, 20, 20) == 0, "the line ends at the end of the run"
+    assert learning_rate_factor(wsd, 25, 20) == 0
+
+
+def test_a_longer_run_has_only_more_of_the_constant_part():
+    wsd = OptimizerConfig(warmup=4, schedule="wsd", decay_steps=5)
+    short, long = ([learning_rate_factor(wsd, i, steps) for i in range(steps)] for steps in (20, 50))
+    assert long[:15] == short[:15]
+    assert set(long[15:45]) == {1.0}
+    assert long[45:] == short[15:]
+
+
+def test_a_run_that_is_all_decay():
+    wsd = OptimizerConfig(warmup=0, schedule="wsd", decay_steps=10)
+    assert [learning_rate_factor(wsd, i, 4) for i in range(4)] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_schedule_scales_every_learning_rate_from_its_peak(name: str):
     model = make(**PUZZLE)

@@ -103,7 +103,7 @@ def test_uniform_values_by_hand():
     assert rng.uniform(torch.tensor(42), 6).tolist() == expected
 
 
-@pytest.mark.parametrize("shape", [(1, 100_000), (1000, 100)])
+@pytest.mark.parametrize("shape", [(1, 100_000), (100_000, 1), (33_333, 3), (1000, 100)])
 def test_normal_moments(shape: tuple[int, int]):
     x = rng.normal(keys(shape[0]), shape[1]).flatten().double()
     n = len(x)
@@ -114,6 +114,39 @@ def test_normal_moments(shape: tuple[int, int]):
     assert abs((x**4).mean() - 3) < 4 * math.sqrt(96 / n)
     inside = (x.abs() < 1).double().mean()
     assert abs(inside - math.erf(math.sqrt(0.5))) < 4 * math.sqrt(0.22 / n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_normal_values_by_hand(n: int):
+    """Box-Muller: every 64 bits give a radius and an angle; all cosines come first, then the sines."""
+    half = (n + 1) // 2
+    expected = []
+    for z in splitmix64(42, half):
+        radius = math.sqrt(-2 * math.log(1 - (z >> 40) / 2**24))
+        angle = 2 * math.pi * ((z >> 16) % 2**24) / 2**24
+        expected.append((radius * math.cos(angle), radius * math.sin(angle)))
+    cosines, sines = zip(*expected, strict=True)
+    x = rng.normal(torch.tensor(42), n)
+    assert x.shape == (n,) and x.dtype == torch.float32
+    assert x.tolist() == pytest.approx([*cosines, *sines][:n], rel=1e-5, abs=1e-6)
+    assert torch.equal(x, rng.normal(torch.tensor(42), 2 * half)[:n]), "an odd number leaves out the last"
+
+
+def test_the_two_normals_of_a_pair_say_nothing_of_each_other():
+    """Nor do their squares: the same radius is in both."""
+    size = 200_000
+    pairs = rng.normal(keys(size), 2).double().T
+    for each in (pairs, pairs.square(), pairs.abs(), torch.stack((pairs[0], pairs[1].square()))):
+        assert abs(torch.corrcoef(each)[0, 1]) < 4 / math.sqrt(size)
+    angle = torch.atan2(pairs[1], pairs[0])
+    assert abs(chi_square(torch.histc(angle, 64, -math.pi, math.pi))) < 4
+
+
+def test_no_bits_make_a_normal_that_is_not_finite(monkeypatch):
+    ends = torch.tensor([0, -1, 1 << 40, -(1 << 40), (1 << 40) - 1])
+    monkeypatch.setattr(rng, "bits", lambda key_B, n: ends)
+    x = rng.normal(torch.tensor(0), 10)
+    assert x.isfinite().all() and 5.7 < x.abs().max() < 5.8
 
 
 def test_permutations_are_permutations_and_all_are_equally_likely():

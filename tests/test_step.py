@@ -12,12 +12,13 @@ from trm import rng
 from trm.config import parse
 from trm.data.batches import labels
 from trm.errors import UserError
-from trm.models import Problem, RecursiveModel, build
+from trm.models import RecursiveModel, build
 from trm.recipe import RunConfig
+from trm.training.hints import Hints
 from trm.training.loop import train
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
-from trm.training.step import WARM_UP, TrainingStep
+from trm.training.step import _HINTS, WARM_UP, TrainingStep
 from trm.training.supervision import Batch, empty_slots, supervise
 
 SMALL = {
@@ -35,6 +36,12 @@ CHANGES = {
     "puzzles": {"model": {"prefix": 2, "puzzle_width": 20}},
     "hrm": {"model": {"kind": "hrm"}, "supervision": {"continue_loss": True}},
     "softmax": {"loss": {"tokens": "softmax", "label_smoothing": 0.1}, "ema": {"decay": 0}},
+    "noise": {"supervision": {"start_noise": 1.0, "noise": 0.1}},
+    "candidates": {
+        "model": {"kind": "candidates", "mixing": "relations", "halting": "every", "inner": 16},
+        "supervision": {"start_noise": 1.0, "noise": 0.1, "hints": 0.5, "first_hints": 2},
+        "optimizer": {"schedule": "wsd", "decay_steps": 4},
+    },
 }
 every_change = pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -46,7 +53,7 @@ def config(changes: dict) -> RunConfig:
 
 def make(settings: RunConfig, capturable: bool, device: str = "cpu"):
     torch.manual_seed(settings.seed)
-    model = build(settings.model, Problem(TASK.vocab_size, TASK.length, 4)).to(device).train()
+    model = build(settings.model, TASK.problem(4)).to(device).train()
     ema = Ema(settings.ema, model, capturable) if settings.ema.decay else None
     return model, Optimizer(settings.optimizer, model, settings.train.steps, capturable), ema
 
@@ -65,9 +72,15 @@ def drawing(settings: RunConfig, device: str = "cpu"):
     return draw
 
 
+def hints_of(settings: RunConfig, device: str = "cpu") -> Hints | None:
+    config = settings.supervision
+    return Hints(config, len(PUZZLES), settings.train.batch, device) if config.hints else None
+
+
 def run(settings: RunConfig, capturable: bool, graph: bool = False, device: str = "cpu"):
     model, optimizer, ema = make(settings, capturable, device)
-    step = TrainingStep(settings, model, optimizer, ema, drawing(settings, device), graph=graph)
+    hints = hints_of(settings, device)
+    step = TrainingStep(settings, model, optimizer, ema, drawing(settings, device), graph=graph, hints=hints)
     for number in range(settings.train.steps):
         step(number)
     return outcome(model, ema), step
@@ -83,15 +96,20 @@ def test_the_step_is_the_loop_written_out(changes: dict):
     settings = config(changes)
     model, optimizer, ema = make(settings, capturable=False)
     draw = drawing(settings)
-    slots, sums = empty_slots(model, draw(0)), {}
+    slots, sums, hints = empty_slots(model, draw(0)), {}, hints_of(settings)
     for number in range(settings.train.steps):
         key = rng.fold(rng.fold(rng.fold(rng.stream("explore"), settings.seed), number), 0)
-        taken = supervise(model, slots, draw(number), settings.supervision, key)
+        offered, hinted_B = draw(number), None
+        if hints is not None:
+            offered, hinted_B = hints.add(offered, rng.fold(key, _HINTS))
+        taken = supervise(model, slots, offered, settings.supervision, key)
         loss, values = step_loss(settings.loss, taken)
         (loss.total / settings.train.batch).backward()
         optimizer.step(number)
         if ema is not None:
             ema.update(number)
+        if hints is not None:
+            hints.learn(slots.halted_B, hinted_B, taken)
         slots = taken.slots
         sums = {name: sums.get(name, 0) + value for name, value in values.items()}
     ours, step = run(settings, capturable=False)
@@ -105,6 +123,9 @@ def test_the_step_is_the_loop_written_out(changes: dict):
             strict=True,
         )
     )
+    if hints is not None:
+        assert torch.equal(step.hints.level_N, hints.level_N) and (hints.level_N != 2).any()
+        assert torch.equal(step.hints.hinted_B, hints.hinted_B)
     assert step.steps_since_reading == settings.train.steps
     assert step.read() == {name: value.item() for name, value in sums.items()}
     assert set(step.read().values()) == {0.0} and step.steps_since_reading == 0
@@ -143,6 +164,17 @@ def test_nothing_is_read_back_within_a_step(changes: dict):
         step._run()
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             step.number.item()
+
+
+def test_no_two_draws_of_a_step_share_a_key(monkeypatch):
+    """Exploration, noise and hints are independent: nothing is drawn from the same bits twice."""
+    settings = config(CHANGES["candidates"])
+    _, step = run(settings, capturable=False)
+    keys = []
+    bits = rng.bits
+    monkeypatch.setattr(rng, "bits", lambda key_B, n: keys.extend(key_B.flatten().tolist()) or bits(key_B, n))
+    step(7)
+    assert len(keys) > 6 * settings.train.batch and len(set(keys)) == len(keys)
 
 
 @cuda

@@ -7,7 +7,7 @@ from torch import Tensor
 from trm import rng
 from trm.config import SupervisionConfig
 from trm.models import Output, State
-from trm.training.supervision import Batch, empty_slots, refill, supervise
+from trm.training.supervision import Batch, disturb, empty_slots, refill, supervise
 
 KEY = rng.stream("test")
 NO_EXPLORATION = {"exploration": 0.0}
@@ -202,3 +202,90 @@ def test_exploration_never_ends_a_row_that_does_not_want_to_halt():
     _, steps = walk(config, *[([-9.0] * size, [0.0] * size)] * 5)
     assert [bool(s.slots.halted_B.any()) for s in steps] == [False] * 4 + [True]
     assert steps[-1].slots.halted_B.all()
+
+
+# Noise
+
+
+def zeros(rows: int) -> State:
+    return State(torch.zeros(rows, 30, 20), torch.zeros(rows, 30, 10))
+
+
+def spreads(config: SupervisionConfig, fresh_B: Tensor, seed: int = 0) -> Tensor:
+    """The standard deviation of the noise in every row, measured over y and z together (900 numbers)."""
+    noisy = disturb(zeros(len(fresh_B)), fresh_B, config, rng.fold(KEY, seed))
+    return torch.cat([each.flatten(1) for each in noisy], 1).std(1)
+
+
+def test_without_noise_the_state_is_the_very_same():
+    state, fresh_B = zeros(3), torch.tensor([True, False, True])
+    assert disturb(state, fresh_B, SupervisionConfig(), KEY) is state
+
+
+def test_noise_of_every_step_has_its_standard_deviation_on_all_rows():
+    fresh_B = torch.arange(400) % 2 == 0
+    state = State(torch.full((400, 30, 20), 3.0), torch.full((400, 30, 10), -2.0))
+    noisy = disturb(state, fresh_B, SupervisionConfig(noise=0.3), KEY)
+    for before, after in zip(state, noisy, strict=True):
+        for rows in (fresh_B, ~fresh_B):
+            noise = (after - before)[rows]
+            assert noise.std().item() == pytest.approx(0.3, rel=0.02)
+            assert noise.mean().item() == pytest.approx(0, abs=0.005)
+    each_B = spreads(SupervisionConfig(noise=0.3), fresh_B)
+    assert ((each_B - 0.3).abs() < 0.05).all()
+    y, z = noisy.y_BSD[:, :, :10] - 3, noisy.z_BSD + 2
+    assert abs(torch.corrcoef(torch.stack((y.flatten(), z.flatten())))[0, 1]) < 4 / y.numel() ** 0.5
+
+
+def test_noise_of_the_start_is_of_every_strength_and_for_fresh_rows_alone():
+    size = 2000
+    fresh_B = torch.arange(size) % 2 == 0
+    each_B = spreads(SupervisionConfig(start_noise=2.0), fresh_B)
+    assert (each_B[~fresh_B] == 0).all()
+    drawn_B = each_B[fresh_B]
+    assert drawn_B.min() < 0.02 and 1.95 < drawn_B.max() < 2.2
+    counts = torch.histc(drawn_B, 10, 0, 2)
+    expected = counts.sum() / 10
+    assert ((counts - expected) ** 2 / expected).sum() < 30  # chi-square with 9 degrees of freedom
+
+
+def test_the_variances_of_both_kinds_of_noise_add_up():
+    fresh_B = torch.arange(1000) % 4 > 0
+    both = spreads(SupervisionConfig(start_noise=2.0, noise=0.5), fresh_B)
+    start = spreads(SupervisionConfig(start_noise=2.0), fresh_B)
+    torch.testing.assert_close(both[~fresh_B], torch.full((250,), 0.5), rtol=0.15, atol=0)
+    torch.testing.assert_close(
+        both[fresh_B], (start[fresh_B].square() + 0.25).sqrt(), rtol=0.15, atol=0, msg="same key, same draw"
+    )
+
+
+def test_noise_is_a_function_of_the_key():
+    config = SupervisionConfig(start_noise=1.0, noise=0.1)
+    fresh_B = torch.arange(40) % 2 == 0
+    one, again = (disturb(zeros(40), fresh_B, config, KEY) for _ in range(2))
+    few = disturb(zeros(9), fresh_B[:9], config, KEY)
+    other = disturb(zeros(40), fresh_B, config, rng.fold(KEY, 1))
+    for a, b, c, d in zip(one, again, few, other, strict=True):
+        assert torch.equal(a, b) and torch.equal(a[:9], c) and not torch.equal(a, d)
+    assert len(one.y_BSD[:, 0, 0].unique()) == 40, "every row has its own"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_noise_leaves_the_dtype_of_the_state(dtype: torch.dtype):
+    state = State(*(each.to(dtype) for each in zeros(4)))
+    noisy = disturb(state, torch.tensor([True, False] * 2), SupervisionConfig(start_noise=1, noise=0.1), KEY)
+    assert noisy.y_BSD.dtype == noisy.z_BSD.dtype == dtype
+
+
+def test_the_model_sees_noise_that_fits_the_row():
+    """Row 0 stays, row 1 is free at its second step; what is not noise goes on from the noisy state."""
+    model = Scripted(([-1.0, 1.0], [0.0, 0.0]), ([-1.0, -1.0], [0.0, 0.0]))
+    config = SupervisionConfig(steps=3, start_noise=5.0, **NO_EXPLORATION)
+    first = supervise(model, empty_slots(model, offer(0, 2)), offer(1, 2), config, rng.fold(KEY, 1))
+    second = supervise(model, first.slots, offer(2, 2), config, rng.fold(KEY, 2))
+    started, went_on = (seen[2].y_BSD.flatten() for seen in model.seen)
+    assert (started != 100).all() and (started - 100).abs().max() < 30
+    assert torch.equal(first.slots.state.y_BSD.flatten(), started + 1)
+    assert went_on[0] == started[0] + 1, "no noise of the start on a row that goes on"
+    assert went_on[1] not in (100, started[1], started[1] + 1) and (went_on[1] - 100).abs() < 30
+    assert second.slots.steps_B.tolist() == [2, 1]

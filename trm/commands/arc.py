@@ -264,7 +264,8 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
         ):
             panels = [_panel(pair.input, f"{task.name} test {number}")]
             total = sum(each.votes for each in candidates)
-            for place, each in enumerate(attempts(candidates)[:2], start=1):
+            shown = attempts(candidates)[:2] or candidates[:1]  # which says that it is empty
+            for place, each in enumerate(shown, start=1):
                 support = f"{each.votes} of {total} votes, {100 * each.halt:.0f} %"
                 panels.append(_panel(each.grid, f"attempt {place}", support))
             console().print(Columns(panels))

@@ -13,6 +13,7 @@ rows, then the values' rows), I inner width of the channels' unit, E = 2 I, L bl
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ def why_not() -> str:
 
 
 def fits(h_BSD: Tensor, pool_down_RDP: Tensor, down_DI: Tensor) -> bool:
-    """Whether native code takes these: float32 on the CPU, all widths multiples of 8; and it could be built."""
+    """Whether native code takes these (float32 on the CPU, widths multiples of 8) and could be built."""
     floats = (h_BSD, pool_down_RDP, down_DI)
     widths = (*pool_down_RDP.shape[-2:], *down_DI.shape[-2:])
     return (
@@ -81,46 +82,70 @@ def cycle(
     Faster than calling the blocks, as a row stays in the cache all the while: it never waits for the others.
     """
     weights = (pool_up_LRQD, pool_down_LRDP, up_LED, down_LDI)
-    return _call([y_BSD, z_BSD, x_BSD, group_RS, *weights], n)[:2]
+    y_BSD, z_BSD, _ = _call([y_BSD, z_BSD, x_BSD, group_RS, *weights], n)
+    return y_BSD, z_BSD
 
 
-def _call(given: list[Tensor], n: int) -> tuple[Tensor, Tensor, Tensor]:
+def _call(given: list[Tensor], n: int) -> list[Tensor]:
     save = torch.is_grad_enabled() and any(each.requires_grad for each in given)
     if save or torch.compiler.is_compiling():
-        return _recursion(*given, n, save)
-    return _forward(*given, n, save)  # calling an operator takes a quarter of a small batch's time
+        return _recursion(given, n, save)
+    return _forward(given, n, save)  # calling an operator takes a fifth of a small batch's time
 
 
-def _forward(
-    y: Tensor,
-    z: Tensor,
-    x: Tensor,
-    group: Tensor,
-    pool_up: Tensor,
-    pool_down: Tensor,
-    up: Tensor,
-    down: Tensor,
-    n: int,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The new y and z (empty where n is 0), and what backward needs if `save`."""
-    given = [each.contiguous() for each in (y, z, x, group, pool_up, pool_down, up, down)]
-    results = _empty(y, z, len(up), n, save)
-    _run("forward", [*results, *given], given, n)
+def _forward(given: list[Tensor], n: int, save: bool) -> list[Tensor]:
+    """The new y and z, and what backward needs if `save`; given are y, z, x, the groups and the weights."""
+    given = [each.contiguous() for each in given]
+    results = _empty(given, n, save)
+    _run("forward", given, n, *results)
     return results
 
 
 _recursion = torch.library.custom_op("trm::candidates", _forward, mutates_args=())
 
 
-def _empty(y: Tensor, z: Tensor, blocks: int, n: int, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+@_recursion.register_fake
+def _empty(given: list[Tensor], n: int, save: bool) -> list[Tensor]:
+    y, z, *_, up, _ = given
     B, S, D = y.shape
-    numbers = -(-2 * S * (D + 1) // LINE) * LINE  # see Network::saved
-    saved = (B, n + 1, blocks, numbers) if save else (0,)
-    return y.new_empty(y.shape), z.new_empty(z.shape), y.new_empty(saved)
+    numbers = -(-2 * S * (D + 1) // LINE) * LINE  # see save_size
+    saved = (B, n + 1, len(up), numbers) if save else (0,)
+    return [y.new_empty(y.shape), z.new_empty(z.shape), y.new_empty(saved)]
 
 
-def _run(name: str, tensors: list[Tensor], given: list[Tensor], n: int) -> None:
+@torch.library.custom_op("trm::candidates_backward", mutates_args=())
+def _backward(dy: Tensor, dz: Tensor, saved: Tensor, given: list[Tensor], n: int) -> list[Tensor]:
+    """Gradients of all that was given, but for the groups."""
+    dy, dz, given = dy.contiguous(), dz.contiguous(), [each.contiguous() for each in given]
+    results = _gradients_like(dy, dz, saved, given, n)
+    _run("backward", given, n, *results, dy, dz, saved)
+    return results
+
+
+@_backward.register_fake
+def _gradients_like(dy: Tensor, dz: Tensor, saved: Tensor, given: list[Tensor], n: int) -> list[Tensor]:
+    y, z, x, _, *weights = given
+    return [each.new_empty(each.shape) for each in (y, z, x, *weights)]
+
+
+def _save(ctx, inputs, output):
+    given, ctx.n, _ = inputs
+    ctx.set_materialize_grads(False)  # `saved` is the largest of all tensors; its gradient is never needed
+    ctx.save_for_backward(output[2], *given)
+
+
+def _gradients(ctx, gradients):
+    saved, *given = ctx.saved_tensors
+    results = zip(gradients[:2], given[:2], strict=True)
+    dy, dz = (torch.zeros_like(each) if d is None else d for d, each in results)
+    dy, dz, dx, *weights = _backward(dy, dz, saved, given, ctx.n)
+    return [dy, dz, dx, None, *weights], None, None
+
+
+_recursion.register_autograd(_gradients, setup_context=_save)
+
+
+def _run(name: str, given: list[Tensor], n: int, *others: Tensor) -> None:
     """Call the native function of that name; refuses what it would misread."""
     y, z, x, group, pool_up, pool_down, up, down = given
     (B, S, D), (L, R, _, P), I = y.shape, pool_down.shape, down.shape[-1]  # noqa: E741
@@ -131,65 +156,18 @@ def _run(name: str, tensors: list[Tensor], given: list[Tensor], n: int) -> None:
     ):
         if each.shape != shape:
             raise ValueError(f"shape {tuple(each.shape)} where {tuple(shape)} is expected")
-        if each is not group and (each.dtype != torch.float32 or each.device.type != "cpu"):
-            raise ValueError("native code takes float32 on the CPU")
-    if group.dtype != torch.int32 or D % MULTIPLE or P % MULTIPLE or I % MULTIPLE:
-        raise ValueError(f"group must be int32, and widths {D}, {P}, {I} multiples of {MULTIPLE}")
+        if each.device.type != "cpu" or each.dtype != (torch.int32 if each is group else torch.float32):
+            raise ValueError("native code takes float32 on the CPU, and groups in int32")
+    if y.device.type != "cpu" or y.dtype != torch.float32 or D % MULTIPLE or P % MULTIPLE or I % MULTIPLE:
+        raise ValueError(f"native code takes float32 on the CPU, and widths that are multiples of {MULTIPLE}")
     library, log = _built()
     if library is None:
         raise RuntimeError(log)
-    pointers = [ctypes.c_void_p(each.data_ptr() if each.numel() else None) for each in tensors]
-    sizes = map(ctypes.c_long, (n, L, B, S, D, R, P, I, torch.get_num_threads()))
-    if library[f"trm_candidates_{name}"](*pointers, *sizes):
+    # Arrays that are read as the structs Given and Sizes.
+    sizes = (ctypes.c_long * 9)(n, L, B, S, D, R, P, I, torch.get_num_threads())
+    if library[f"trm_candidates_{name}"](_pointers(given), sizes, *map(ctypes.c_void_p, _pointers(others))):
         raise ValueError("the numbers of groups must lie between 0 and the number of candidates")
 
 
-@_recursion.register_fake
-def _(
-    y: Tensor,
-    z: Tensor,
-    x: Tensor,
-    group: Tensor,
-    pool_up: Tensor,
-    pool_down: Tensor,
-    up: Tensor,
-    down: Tensor,
-    n: int,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(y, z, len(up), n, save)
-
-
-@torch.library.custom_op("trm::candidates_backward", mutates_args=())
-def _backward(dy: Tensor, dz: Tensor, saved: Tensor, given: list[Tensor], n: int) -> list[Tensor]:
-    """Gradients of all that was given, but for the groups."""
-    dy, dz, given = dy.contiguous(), dz.contiguous(), [each.contiguous() for each in given]
-    results = _gradients_like(given)
-    _run("backward", [*results, dy, dz, saved, *given], given, n)
-    return results
-
-
-@_backward.register_fake
-def _(dy: Tensor, dz: Tensor, saved: Tensor, given: list[Tensor], n: int) -> list[Tensor]:
-    return _gradients_like(given)
-
-
-def _gradients_like(given: list[Tensor]) -> list[Tensor]:
-    y, z, x, _, *weights = given
-    return [each.new_empty(each.shape) for each in (y, z, x, *weights)]
-
-
-def _save(ctx, inputs, output):
-    *given, ctx.n, _ = inputs
-    ctx.set_materialize_grads(False)  # `saved` is the largest of all tensors; its gradient is never needed
-    ctx.save_for_backward(output[2], *given)
-
-
-def _gradients(ctx, dy, dz, _):
-    saved, *given = ctx.saved_tensors
-    dy, dz = (torch.zeros_like(each) if d is None else d for d, each in zip((dy, dz), given[:2], strict=True))
-    dy, dz, dx, *weights = _backward(dy, dz, saved, given, ctx.n)
-    return dy, dz, dx, None, *weights, None, None
-
-
-_recursion.register_autograd(_gradients, setup_context=_save)
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(tensors))(*(each.data_ptr() if each.numel() else None for each in tensors))

@@ -23,8 +23,7 @@ from trm.training.supervision import Batch, Slots, empty_slots, supervise
 # Steps run plainly before a graph is recorded: they compile, choose kernels and allocate.
 WARM_UP = 3
 
-
-_HINTS = 3  # what is drawn from a step's key beside exploration and noise
+_HINTS = -2  # what is drawn from a step's key beside exploration (from 0) and noise (-1)
 
 
 class TrainingStep:

@@ -25,8 +25,8 @@ from trm.models.candidates import Candidates
 if TYPE_CHECKING:
     from trm.training.decisions import Decisions
 
-# What is drawn from a step's key beside its exploration (3 is for hints).
-_NOISE, _DECISIONS = 2, 4
+# What is drawn from a step's key beside its exploration, which takes the numbers from 0 (-2 is for hints).
+_NOISE, _BEGIN, _FOLLOW = -1, -3, -4
 
 
 class Batch(NamedTuple):
@@ -117,7 +117,7 @@ def supervise(
     if decisions is None:
         state, output = model(batch.tokens_BL, batch.puzzle_B, before)
     else:
-        kind_BS = decisions.begin(free_B, batch.tokens_BL, rng.fold(key, _DECISIONS))
+        kind_BS = decisions.begin(free_B, batch.tokens_BL, rng.fold(key, _BEGIN))
         state, output = cast(Candidates, model)(batch.tokens_BL, batch.puzzle_B, before, kind_BS)
     with torch.no_grad():
         steps_B = slots.steps_B + 1
@@ -136,7 +136,7 @@ def supervise(
         if decisions is None:
             return Step(slots, output, continue_target_B)
         wrong_B = decisions.wrong_B.clone()
-        slots = decisions.follow(slots, output, rng.fold(key, _DECISIONS + 1))
+        slots = decisions.follow(slots, output, rng.fold(key, _FOLLOW))
         return Step(slots, output, continue_target_B, wrong_B)
 
 

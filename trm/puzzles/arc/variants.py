@@ -35,7 +35,7 @@ import numpy as np
 
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, write_atomic
-from trm.puzzles.arc.readers import COLOURS, ArcTask
+from trm.puzzles.arc.readers import COLOURS, ArcTask, Pair
 
 DIHEDRAL = 8
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
@@ -167,11 +167,8 @@ def make(tasks: Sequence[ArcTask], count: int, seed: int) -> Variants:
 def _different(task: ArcTask, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` draws of a task that differ: dihedral [D] and colours [D, 10], uint8."""
     numbers: dict[bytes, int] = {}
-    parts: list[list[tuple[np.ndarray, ...]]] = [
-        [(pair.input, pair.output) for pair in task.train],
-        [(pair.input,) for pair in task.test],
-    ]
-    parts_sets = [[_colour_sets(grids, numbers) for grids in part] for part in parts]
+    questions = [Pair(pair.input, None) for pair in task.test]
+    parts_sets = [[_colour_sets(pair, numbers) for pair in part] for part in (task.train, questions)]
     dihedral_D, colours_DC = np.empty(0, np.uint8), np.empty((0, COLOURS), np.uint8)
     for start in range(0, _PATIENCE * count, count):
         more_D, more_DC = _draw(task.name, seed, start, start + count)
@@ -226,15 +223,15 @@ def _draw(name: str, seed: int, start: int, stop: int) -> tuple[np.ndarray, np.n
     return dihedral_D, colours_DC
 
 
-def _colour_sets(grids: Sequence[np.ndarray], numbers: dict[bytes, int]) -> np.ndarray:
+def _colour_sets(pair: Pair, numbers: dict[bytes, int]) -> np.ndarray:
     """For every dihedral image and colour, the number of its set of cells, int64 [8, 10].
 
-    Two images of the grids, recoloured, look the same if and only if their sets have the same ten numbers:
-    a set is told by its cells and by the shapes of all grids. `numbers` holds those given so far.
+    Two images of the pair, recoloured, look the same if and only if their sets have the same ten numbers:
+    a set is told by its cells and by the shapes of both grids. `numbers` holds those given so far.
     """
     sets_8C = np.empty((DIHEDRAL, COLOURS), np.int64)
     for dihedral in range(DIHEDRAL):
-        images = [_turn(grid_HW, dihedral) for grid_HW in grids]
+        images = [_turn(grid_HW, dihedral) for grid_HW in pair if grid_HW is not None]
         cells = np.concatenate([image_HW.ravel() for image_HW in images])
         shapes = bytes(side for image_HW in images for side in image_HW.shape)
         for colour in range(COLOURS):

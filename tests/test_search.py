@@ -1,0 +1,136 @@
+"""The search: its functions against plain loops, and all of it with a network that knows nothing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import PUZZLES, TASK
+from torch import Tensor
+
+from trm import rng
+from trm.config import ModelConfig
+from trm.inference.search import Policy, broken, decided, ruled_out, search, surest
+from trm.models import Output, State
+from trm.models.candidates import Candidates
+from trm.models.embedding import GIVEN, OPEN, OUT
+
+RELATIONS = TASK.relations
+CONFIG = ModelConfig(
+    kind="candidates", mixing="relations", positions="none", width=8, inner=8, T=1, n=1, layers=1
+)
+
+
+class Clueless(Candidates):
+    """Knows what is given and ruled out, and nothing else."""
+
+    def __init__(self):
+        super().__init__(CONFIG, TASK.problem())
+        self.eval()
+
+    def encode_kinds(self, kind_BS: Tensor) -> Tensor:
+        return kind_BS
+
+    def step(self, state: State, x_BSD: Tensor) -> tuple[State, Output]:
+        score_BLN = torch.tensor([0.0, 9.0, -9.0])[x_BSD].unflatten(1, (TASK.length, -1))
+        never = torch.full((len(x_BSD),), -torch.inf)
+        return state, Output(torch.nn.functional.pad(score_BLN, (2, 0), value=-99.0), never, never, never)
+
+
+def kinds(puzzle: str) -> Tensor:
+    return Clueless().kinds_of(torch.from_numpy(TASK.parse(puzzle))[None].long())
+
+
+def groups() -> list[list[int]]:
+    """Every set of candidates of which exactly one is true, from the rules of a 4x4 Sudoku."""
+    at = lambda row, column, digit: (row * 4 + column) * 4 + digit  # noqa: E731
+    lines = [[at(i, j, d) for j in range(4)] for i in range(4) for d in range(4)]
+    columns = [[at(j, i, d) for j in range(4)] for i in range(4) for d in range(4)]
+    boxes = [
+        [at(r + i, c + j, d) for i in range(2) for j in range(2)]
+        for r in (0, 2)
+        for c in (0, 2)
+        for d in range(4)
+    ]
+    cells = [[at(i, j, d) for d in range(4)] for i in range(4) for j in range(4)]
+    return lines + columns + boxes + cells
+
+
+@given(st.lists(st.sampled_from([OPEN, OPEN, OPEN, GIVEN, OUT]), min_size=64, max_size=64))
+def test_broken_is_what_single_sets_tell(kind: list[int]):
+    def possible(s: int) -> bool:
+        rivals = {t for group in groups() if s in group for t in group} - {s}
+        return kind[s] != OUT and not any(kind[t] == GIVEN for t in rivals)
+
+    expected = any(
+        sum(kind[s] == GIVEN for s in group) > 1 or not any(map(possible, group)) for group in groups()
+    )
+    assert broken(torch.tensor([kind]), RELATIONS).item() == expected
+
+
+def test_a_decision_gives_a_symbol_and_rules_out_the_others_of_its_cell():
+    kind_1LN = torch.full((1, 16, 4), OPEN)
+    after_LN = decided(kind_1LN, torch.tensor([4 * 5 + 2]))[0]
+    assert after_LN[5].tolist() == [OUT, OUT, GIVEN, OUT]
+    assert (after_LN == OPEN).sum() == 60 and (kind_1LN == OPEN).all()
+
+
+def test_the_last_candidate_of_a_cell_is_given():
+    kind_1LN = torch.full((1, 16, 4), OPEN)
+    for symbol, expected in (
+        (0, [OUT, OPEN, OPEN, OPEN]),
+        (3, [OUT, OPEN, OPEN, OUT]),
+        (1, [OUT, OUT, GIVEN, OUT]),
+    ):
+        kind_1LN = ruled_out(kind_1LN, torch.tensor([4 * 7 + symbol]))
+        assert kind_1LN[0, 7].tolist() == expected
+
+
+def test_the_surest_open_cell_is_decided_by_a_draw():
+    chance_ALN = torch.full((1000, 16, 4), 0.25)
+    chance_ALN[:, 3] = torch.tensor([0.6, 0.3, 0.1, 0.0])
+    chance_ALN[:, 9] = torch.tensor([0.95, 0.05, 0.0, 0.0])  # known already
+    kind_ALN = torch.full((1000, 16, 4), OPEN)
+    key_A = rng.fold(rng.stream("test"), torch.arange(1000))
+    candidate_A, there_A = surest(chance_ALN, kind_ALN, Policy(), key_A)
+    assert there_A.all() and (candidate_A // 4 == 3).all()
+    share_N = torch.bincount(candidate_A % 4, minlength=4) / 1000
+    assert torch.allclose(share_N, torch.tensor([0.6, 0.3, 0.1, 0.0]), atol=0.05)
+    greedy_A, _ = surest(chance_ALN, kind_ALN, Policy(greedy=True), key_A)
+    assert (greedy_A == 3 * 4).all()
+    kind_ALN[:, 3, 0] = OUT
+    candidate_A, _ = surest(chance_ALN, kind_ALN, Policy(), key_A)
+    assert (candidate_A != 12).all() and (candidate_A == 13).float().mean() == pytest.approx(0.75, abs=0.05)
+    assert not surest(chance_ALN, torch.full_like(kind_ALN, OUT), Policy(), key_A)[1].any()
+
+
+def test_a_clueless_network_finds_every_answer():
+    """With nothing to go by, deciding, noticing and taking back alone are a complete search."""
+    tokens_NL = np.stack([TASK.parse(each) for each in (*PUZZLES, "1...............")])
+    found = dict(search(Clueless(), TASK, tokens_NL, 100_000, 100_000, rows=3))
+    assert sorted(found) == list(range(len(tokens_NL)))
+    for index, each in found.items():
+        assert each.verified and TASK.verify(tokens_NL[index], each.answer_L)
+        assert each.take_backs < each.decisions + 1
+
+
+def test_a_search_that_ends_empty_says_so():
+    puzzle = "12..34.........."  # fine so far, but the third row of column one has nothing left
+    tokens_1L = TASK.parse("1234........1...")[None]
+    assert TASK.solve_exactly(tokens_1L[0]) is None
+    ((_, found),) = search(Clueless(), TASK, tokens_1L, 100_000, 100_000, rows=1)
+    assert not found.verified and found.steps < 1000, puzzle
+
+
+def test_answers_do_not_depend_on_the_batch():
+    tokens_NL = np.stack([TASK.parse(each) for each in PUZZLES])
+    one, many = (dict(search(Clueless(), TASK, tokens_NL, 1000, 1000, rows=n)) for n in (1, 8))
+    for index in one:
+        assert np.array_equal(one[index].answer_L, many[index].answer_L)
+        assert one[index][1:] == many[index][1:]
+
+
+def test_the_number_of_decisions_is_bounded():
+    tokens_1L = TASK.parse("1...............")[None]
+    ((_, found),) = search(Clueless(), TASK, tokens_1L, 200, 3, rows=1)
+    assert found.decisions == 3 and not found.verified and found.steps == 200
