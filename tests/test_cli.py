@@ -220,7 +220,8 @@ def test_solve_json(capsys):
     lines = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (1, "")
     for line, answer in zip(lines, tiny.solver().solve(PUZZLES[:3]), strict=True):
-        assert list(line) == ["puzzle", "answer", "verified", "steps", "halt_probability", "rollouts", "by"]
+        names = ["puzzle", "answer", "verified", "steps", "halt_probability", "rollouts"]
+        assert list(line) == [*names, "decisions", "take_backs", "by"]
         assert (line["puzzle"], line["answer"], line["steps"]) == (answer.puzzle, answer.answer, answer.steps)
         assert line["verified"] is False
         assert line["halt_probability"] == pytest.approx(answer.halt_probability)

@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tiny import PUZZLES, TASK
 from torch import Tensor
 
 from trm import rng
-from trm.config import ModelConfig
+from trm.config import Effort, ModelConfig
+from trm.errors import UserError
 from trm.inference.search import Policy, broken, decided, ruled_out, search, surest
+from trm.inference.solver import Solver
 from trm.models import Output, State
 from trm.models.candidates import Candidates
 from trm.models.embedding import GIVEN, OPEN, OUT
@@ -134,3 +138,29 @@ def test_the_number_of_decisions_is_bounded():
     tokens_1L = TASK.parse("1...............")[None]
     ((_, found),) = search(Clueless(), TASK, tokens_1L, 200, 3, rows=1)
     assert found.decisions == 3 and not found.verified and found.steps == 200
+
+
+def test_a_solver_searches_and_says_how():
+    made = Solver(Clueless(), TASK, 4)
+    answers = made.solve(PUZZLES, Effort(search=1000))
+    assert [answer.puzzle for answer in answers] == list(PUZZLES)
+    assert all(answer.verified and answer.by == "model" and answer.rollouts == 1 for answer in answers)
+    found = dict(
+        search(Clueless(), TASK, np.stack([TASK.parse(each) for each in PUZZLES]), 9000, 1000, rows=8)
+    )
+    assert [(a.steps, a.decisions, a.take_backs) for a in answers] == [
+        found[i][3:] for i in range(len(PUZZLES))
+    ]
+    (short,) = made.solve(PUZZLES[-1], Effort(search=1000, budget=2))
+    assert not short.verified and short.steps == 2
+
+
+def test_a_model_that_knows_no_candidates_cannot_search():
+    with pytest.raises(UserError, match="only a model of candidates can search"):
+        tiny.solver().solve(PUZZLES[0], Effort(search=5))
+
+
+@pytest.mark.parametrize("other", [{"rollouts": 2}, {"steps": 5}, {"early_stop": False}])
+def test_what_a_search_would_not_do_is_refused(other: dict):
+    with pytest.raises(ValidationError, match="a search is one rollout"):
+        Effort(search=5, **other)

@@ -79,7 +79,9 @@ def test_verified_says_whether_the_rules_hold():
         "steps": searched.steps,
         "halt_probability": searched.halt_probability,
         "rollouts": 2,
-        "by": "search",
+        "decisions": 0,
+        "take_backs": 0,
+        "by": "exact",
     }
     assert json.loads(json.dumps(searched.as_dict())) == searched.as_dict()
     assert answer.by == "model"

@@ -386,6 +386,9 @@ class Effort(Config):
     seconds: float | None = Field(None, gt=0)
     """Most seconds for a puzzle, counted from the start of its batch: the one option with which answers
     depend on the machine."""
+    search: int = Field(0, ge=0)
+    """Most decisions of a puzzle: where the answer stands still, decide the surest open cell, think on, and
+    take the decision back at a conflict, until the rules confirm the answer (models of kind candidates)."""
     exact: bool = False
     """Hand puzzles whose answer the rules do not confirm to the exact solver, and say so."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -395,6 +398,8 @@ class Effort(Config):
     def _consistent(self) -> Self:
         if self.rollouts > 1 and not (self.symmetries or self.noise or self.start == "random"):
             raise ValueError("the rollouts would all be the same: set symmetries, noise or start")
+        if self.search and (self.rollouts > 1 or self.steps or self.seconds or not self.early_stop):
+            raise ValueError("a search is one rollout, as long as its decisions take: give search and budget")
         if self.budget is not None and self.budget < self.rollouts:
             raise ValueError(f"a budget of {self.budget} steps is below one step for each rollout")
         return self

@@ -52,6 +52,7 @@ def solve(
       trm solve --file puzzles.txt --brief
       cat puzzles.txt | trm solve - --json
       trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact
+      trm solve --file hard.csv --search 100 --model runs/sudoku-9x9
 
     Args:
         puzzle: One puzzle, row by row, with `.` or `0` for a blank; `-` reads puzzles from standard input.
@@ -169,7 +170,7 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
     tokens = solver.family.parse(text)
     panels = [Panel(solver.family.render(tokens, tokens), title="puzzle", expand=False)]
     previous = tokens
-    if effort.rollouts == 1:
+    if effort.rollouts == 1 and not effort.search:
         refinement = None
         for refinement in solver.steps(text, effort, puzzle_id):
             picture = solver.family.render(tokens, refinement.answer, previous)
@@ -181,7 +182,7 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
         answer = solver.answer(tokens, refinement.answer, refinement.step, chance, effort)
     else:
         (answer,) = solver.solve(text, effort, puzzle_id)
-    if effort.rollouts > 1 or answer.by == "search":
+    if effort.rollouts > 1 or effort.search or answer.by == "exact":
         panels.append(
             Panel(
                 solver.family.render(tokens, answer.answer_L, previous), title=f"by {answer.by}", expand=False
@@ -193,9 +194,13 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
         False: "[red]not solved: the answer breaks the rules[/]",
         None: "the rules cannot check this answer",
     }[answer.verified]
-    by = "exact search after " if answer.by == "search" else ""
+    by = "exact search after " if answer.by == "exact" else ""
     many = f", best of {answer.rollouts} rollouts" if answer.rollouts > 1 else ""
     chance = f"halting probability {100 * answer.halt_probability:.1f} %"
+    if effort.search:
+        many = f", {answer.decisions} decisions, {answer.take_backs} taken back"
+        if answer.verified is False:
+            verdict = "[red]no answer was found[/]"
     screen.print(f"{verdict}; {by}{answer.steps} steps{many}, {chance}")
     screen.print(answer.answer, highlight=False, soft_wrap=True)
     return answer

@@ -28,6 +28,9 @@ from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.problem import Relations
 from trm.puzzles.family import Family
 
+# Most steps that a decision may take on the way down, its taking back included.
+STEPS_PER_DECISION = 8
+
 
 class Policy(NamedTuple):
     """When a row decides and when it takes back."""

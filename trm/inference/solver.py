@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor
 from trm import pretrained
 from trm.config import Effort
 from trm.errors import UserError
+from trm.inference.search import STEPS_PER_DECISION, Found, search
 from trm.inference.think import Decision, Ends, choose, ponder, refine
 from trm.models import RecursiveModel
+from trm.models.candidates import Candidates
 from trm.models.layers import GatedUnit
 from trm.puzzles.family import Family
 
@@ -33,13 +35,17 @@ class Answer:
     verified: bool | None
     """Whether the rules confirm the answer; None where the family cannot tell."""
     steps: int
-    """Supervision steps of the chosen rollout."""
+    """Supervision steps of the chosen rollout, or of the search."""
     halt_probability: float
     """The model's own probability that its answer is right."""
     rollouts: int = 1
     """Rollouts used."""
+    decisions: int = 0
+    """Decisions of a search."""
+    take_backs: int = 0
+    """Decisions that the search took back."""
     by: str = "model"
-    """`model`, or `search` where the exact solver had to step in."""
+    """`model`, or `exact` where the exact solver had to step in."""
     answer_L: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False, compare=False)
     """The answer as tokens, uint8 [L]."""
 
@@ -87,13 +93,32 @@ class Solver:
         effort = effort or Effort()
         self._check_id(puzzle_id)
         tokens = [self.family.parse(text) for text in puzzles]
-        if tokens:
-            for tokens_L, decision in zip(
-                tokens, self.decide(np.stack(tokens), effort, puzzle_id), strict=True
-            ):
-                yield self.answer(
-                    tokens_L, decision.answer_L, decision.steps, _sigmoid(decision.halt), effort
+        if not tokens:
+            return
+        if effort.search:
+            yield from self._searched(np.stack(tokens), effort)
+            return
+        for tokens_L, decision in zip(tokens, self.decide(np.stack(tokens), effort, puzzle_id), strict=True):
+            yield self.answer(tokens_L, decision.answer_L, decision.steps, _sigmoid(decision.halt), effort)
+
+    def _searched(self, tokens_NL: np.ndarray, effort: Effort) -> Iterator[Answer]:
+        """Answers by search, in the order of the puzzles: one that ends early waits for those before it."""
+        if not isinstance(self.model, Candidates):
+            raise UserError("only a model of candidates can search: leave search out, or choose such a model")
+        steps = effort.budget or STEPS_PER_DECISION * (effort.search + 1) + self.training_steps
+        ended: dict[int, Found] = {}
+        next_one = 0
+        for index, found in search(
+            self.model, self.family, tokens_NL, steps, effort.search, self.chunk, effort.seed
+        ):
+            ended[index] = found
+            while next_one in ended:
+                each = ended.pop(next_one)
+                answer = self.answer(
+                    tokens_NL[next_one], each.answer_L, each.steps, _sigmoid(each.halt), effort
                 )
+                yield replace(answer, decisions=each.decisions, take_backs=each.take_backs)
+                next_one += 1
 
     def steps(self, puzzle: str, effort: Effort | None = None, puzzle_id: int = 0) -> Iterator[Refinement]:
         """The answer to one puzzle after each supervision step of the plain rollout, until it is done."""
@@ -134,7 +159,7 @@ class Solver:
         if effort.exact and verified is False:
             found = self.family.solve_exactly(tokens_L)
             if found is not None:
-                answer_L, by, verified = found, "search", self.family.verify(tokens_L, found)
+                answer_L, by, verified = found, "exact", self.family.verify(tokens_L, found)
         return Answer(
             puzzle=self.family.text(tokens_L),
             answer=self.family.text(answer_L),
