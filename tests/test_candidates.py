@@ -66,7 +66,7 @@ def outputs(model: Candidates, tokens_BL: Tensor, steps: int = 3) -> list[tuple[
     with torch.no_grad():
         for _ in range(steps):
             state, out = model.step(state, x)
-            said.append(tuple(out))
+            said.append(out[:3])
     return said
 
 

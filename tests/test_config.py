@@ -26,7 +26,7 @@ from trm.puzzles.arc.config import ArcDataConfig
 from trm.puzzles.sudoku.config import SudokuConfig, SudokuDataConfig
 from trm.recipe import RunConfig, load_config, load_recipe, recipe_names
 
-CANDIDATES = {"kind": "candidates", "mixing": "relations", "positions": "none"}
+CANDIDATES = {"kind": "candidates", "mixing": "relations", "positions": "none", "halting": "every"}
 CONVOLUTION = {"mixing": "convolution", "positions": "none"}
 
 
@@ -144,6 +144,10 @@ def test_bad_values_are_refused_and_their_place_named(kind: type, values: dict, 
         (SudokuConfig, {"box_rows": 1, "box_cols": 1}, "2 to 25 symbols"),
         (ModelConfig, {"mixing": "relations", "positions": "none"}, "kind candidates and mixing relations"),
         (ModelConfig, {"kind": "candidates", "mixing": "mixer"}, "kind candidates and mixing relations"),
+        (ModelConfig, CANDIDATES | {"halting": "first"}, "set halting to every"),
+        (ModelConfig, CANDIDATES | {"gate": "normed"}, "gate and gradient are fixed"),
+        (ModelConfig, CANDIDATES | {"gradient": "last_update"}, "gate and gradient are fixed"),
+        (ModelConfig, {"conflict_head": True}, "conflict_head is a part of kind candidates"),
         (ModelConfig, CANDIDATES | {"prefix": 1}, "mixing relations serves boards of every size"),
         (ModelConfig, CANDIDATES | {"positions": "learned"}, "mixing relations .* set positions to none"),
         (ModelConfig, CONVOLUTION | {"prefix": 1}, "mixing convolution .* prefix to 0"),

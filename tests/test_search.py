@@ -20,9 +20,8 @@ from trm.models.candidates import Candidates
 from trm.models.embedding import GIVEN, OPEN, OUT
 
 RELATIONS = TASK.relations
-CONFIG = ModelConfig(
-    kind="candidates", mixing="relations", positions="none", width=8, inner=8, T=1, n=1, layers=1
-)
+KIND = {"kind": "candidates", "mixing": "relations", "positions": "none", "halting": "every"}
+CONFIG = ModelConfig.model_validate(KIND | {"width": 8, "inner": 8, "T": 1, "n": 1, "layers": 1})
 
 
 class Clueless(Candidates):
@@ -164,3 +163,9 @@ def test_a_model_that_knows_no_candidates_cannot_search():
 def test_what_a_search_would_not_do_is_refused(other: dict):
     with pytest.raises(ValidationError, match="a search is one rollout"):
         Effort(search=5, **other)
+
+
+def test_rollouts_that_would_all_be_the_same_are_refused():
+    made = Solver(Clueless(), TASK, 4)
+    with pytest.raises(UserError, match="all the same under symmetries"):
+        made.solve(PUZZLES[0], Effort(rollouts=2))

@@ -120,6 +120,10 @@ class ModelConfig(Config):
             raise ValueError("conflict_head is a part of kind candidates")
         if (self.kind == "candidates") != (self.mixing == "relations"):
             raise ValueError("kind candidates and mixing relations go together: set both or neither")
+        if self.kind == "candidates" and self.halting != "every":
+            raise ValueError("kind candidates treats all positions alike: set halting to every")
+        if self.kind == "candidates" and (self.gate != "swiglu" or self.gradient != "last_cycle"):
+            raise ValueError("gate and gradient are fixed for kind candidates: leave them out")
         if self.mixing in ("convolution", "relations") and (self.prefix or self.positions != "none"):
             raise ValueError(
                 f"mixing {self.mixing} serves boards of every size: set positions to none and prefix to 0"
@@ -373,7 +377,8 @@ class Effort(Config):
     rollouts: int = Field(1, gt=0)
     """Runs of the puzzle; the first is always the plain one."""
     symmetries: bool = True
-    """All rollouts but the first see the puzzle under a random symmetry, undone on the answer."""
+    """All rollouts but the first see the puzzle under a random symmetry, undone on the answer. (To a model of
+    candidates all images are one: its rollouts differ by noise and start alone.)"""
     noise: float = Field(0.0, ge=0)
     """Standard deviation of the noise on the latents before every step, in all rollouts but the first."""
     start: Literal["fixed", "random"] = "fixed"

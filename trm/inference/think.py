@@ -25,7 +25,9 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import Effort
+from trm.errors import UserError
 from trm.models import RecursiveModel, State
+from trm.models.candidates import Candidates
 from trm.puzzles.family import Family
 from trm.puzzles.symmetry import Symmetry
 
@@ -140,6 +142,14 @@ def ponder(
     model: RecursiveModel, family: Family, tokens_BL: Tensor, puzzle_B: Tensor, steps: int, effort: Effort
 ) -> list[Ends]:
     """Run all rollouts of every puzzle, of at most `steps` each; `choose` picks the answers."""
+    if (
+        isinstance(model, Candidates)
+        and effort.rollouts > 1
+        and not (effort.noise or effort.start == "random")
+    ):
+        raise UserError(
+            "rollouts of a model of candidates are all the same under symmetries: add noise or a random start"
+        )
     ways = _Ways(model, family, tokens_BL, effort)
     puzzle_R = puzzle_B.repeat_interleave(effort.rollouts)
     watch = _Watch(family, tokens_BL, effort, ways)
