@@ -69,12 +69,12 @@ def test_take():
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["question,solution", OK], ": no column 'answer' in the first line (question, solution)"),
-        (["puzzle,answer", OK], ": no column 'question'"),
-        ([], "no column 'question' in the first line"),
+        (["question,solution", OK], ", line 1: no column 'answer' (question, solution)"),
+        (["puzzle,answer", OK], ", line 1: no column 'question'"),
+        ([], ", line 1: no column 'question' (an empty file)"),
         (["question,answer"], "puzzles.csv holds no puzzles"),
-        (["question,answer", OK, f"{OK},3"], ", line 3: 3 fields where the header has 2"),
-        (["question,answer", PUZZLES[0]], ", line 2: 1 fields where the header has 2"),
+        (["question,answer", OK, f"{OK},3"], ", line 3: 3 fields where the first line has 2"),
+        (["question,answer", PUZZLES[0]], ", line 2: 1 fields where the first line has 2"),
         (["question,answer", OK, OK.replace("1", "5", 1)], ", line 3: '5' in row 1, column 1 is not a digit"),
         (["question,answer", OK[1:]], ", line 2: the puzzle has 15 cells"),
         (["question,answer", f"{OK[:-1]}2"], ", line 2: the answer does not solve the question"),
@@ -92,7 +92,7 @@ def test_faults_name_the_file_and_the_line(file, lines, message):
 
 def test_an_empty_file(tmp_path):
     (tmp_path / "a.csv").touch()
-    with pytest.raises(UserError, match=r"a\.csv: .*an empty file"):
+    with pytest.raises(UserError, match=r"a\.csv, line 1: .*an empty file"):
         read_csv(tmp_path / "a.csv", TASK)
 
 

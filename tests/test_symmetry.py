@@ -1,10 +1,14 @@
 """Symmetries against an example worked by hand, a plain loop, and the inverse."""
 
+import math
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm.puzzles.symmetry import Symmetry
+from trm.puzzles.symmetry import INVERSE, Symmetry, dihedral_cells, images_that_keep, turn
 
 
 @st.composite
@@ -49,3 +53,20 @@ def test_inverse_undoes_on_either_side(case):
     symmetry, tokens_BL = case
     assert torch.equal(symmetry.inverse().apply(symmetry.apply(tokens_BL)), tokens_BL)
     assert torch.equal(symmetry.apply(symmetry.inverse().apply(tokens_BL)), tokens_BL)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4)])
+def test_images_are_numbered_once_for_numpy_and_torch(shape):
+    grid_HW = np.arange(math.prod(shape)).reshape(shape)
+    flips = (np.fliplr, np.flipud, np.transpose, lambda x: np.fliplr(np.rot90(x)))
+    images = [np.rot90(grid_HW, turns) for turns in range(4)] + [flip(grid_HW) for flip in flips]
+    for number, image_HW in enumerate(images):
+        assert np.array_equal(turn(grid_HW, number), image_HW)
+        assert np.array_equal(turn(image_HW, INVERSE[number]), grid_HW)
+    kept = [images[number] for number in images_that_keep(*shape)]
+    assert all(image.shape == shape for image in kept) and len(kept) == (8 if shape[0] == shape[1] else 4)
+    assert dihedral_cells(*shape).tolist() == [image.ravel().tolist() for image in kept]
+    # The order of drawing is part of what a seed gives: quarter turns, each as it is and mirrored.
+    turned = [np.rot90(grid_HW, turns) for turns in (range(4) if shape[0] == shape[1] else (0, 2))]
+    drawn = [image for each in turned for image in (each, np.fliplr(each))]
+    assert dihedral_cells(*shape).tolist() == [image.ravel().tolist() for image in drawn]

@@ -107,10 +107,6 @@ def test_the_table_of_ids():
     assert len(found) == 90
     assert found.ids("a") == range(1, 41)
     assert found.ids("cell") == range(41, 50)
-    assert [found.task_of(i) for i in (1, 40, 41, 49, 50, 89)] == [0, 0, 1, 1, 2, 2]
-    for puzzle in (0, 90, -1):
-        with pytest.raises(IndexError, match=f"puzzle id {puzzle} "):
-            found.task_of(puzzle)
     with pytest.raises(UserError, match="'c'"):
         found.ids("c")
     for puzzle in (0, *found.first_N[:-1]):

@@ -17,13 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import tyro
-from pydantic import ValidationError
-
-from trm.commands import arc, data, evaluate, info, solve, train
-from trm.config import Config, explain, option_names
 from trm.errors import UserError
-from trm.recipe import load_recipe
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -55,61 +49,94 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _commands(arguments: list[str]) -> dict[str, Any]:
-    """All commands by name; a group of commands is a dictionary of its own."""
-    recipe_given = arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-")
-    recipe = arguments[1] if recipe_given else "mini"
-    return {
-        "solve": solve.solve,
-        "train": train.command(load_recipe(recipe), recipe),
-        "eval": evaluate.evaluate,
-        "data": data.commands(),
-        "arc": {"solve": arc.solve, "eval": arc.evaluate, "adapt": arc.adapt},
-        "info": info.info,
-    }
+_COMMANDS = {  # what the list of commands says of each; its module is imported only if it is asked for
+    "solve": "Solve puzzles and show how the answer was refined, step by step.",
+    "train": "Train a model from a recipe; any of its values can be changed by an option.",
+    "eval": "Measure accuracy on puzzles with known answers, with 95 % intervals.",
+    "data": "Make puzzles, or bring your own.",
+    "arc": "Solve and evaluate ARC tasks, by votes.",
+    "info": "List recipes and bundled weights, or show one: `trm info mini`, `trm info runs/mini`.",
+}
 
 
-_GROUPS = {"data": "Make puzzles, or bring your own.", "arc": "Solve and evaluate ARC tasks, by votes."}
+def _command(name: str, arguments: list[str]) -> Any:
+    """The function of a command; of a group of commands, a dictionary of them by name."""
+    if name == "solve":
+        if "--task=arc" in arguments or ("--task", "arc") in itertools.pairwise(arguments):
+            raise UserError("ARC has commands of its own: trm arc solve FILE --model RUN")
+        from trm.commands.solve import solve
+
+        return solve
+    if name == "train":
+        from trm.commands import train
+        from trm.recipe import load_recipe
+
+        recipe = next((word for word in arguments[:1] if not word.startswith("-")), "mini")
+        return train.command(load_recipe(recipe), recipe)
+    if name == "eval":
+        from trm.commands.evaluate import evaluate
+
+        return evaluate
+    if name == "data":
+        from trm.commands import data
+
+        return data.commands()
+    if name == "arc":
+        from trm.commands import arc
+
+        return {"solve": arc.solve, "eval": arc.evaluate, "adapt": arc.adapt}
+    from trm.commands.info import info
+
+    return info
 
 
 def _parse(arguments: list[str]) -> Callable[[], int]:
     """The command to run, ready to be called. Exits for --help; UserError for wrong options."""
-    if arguments[:1] == ["solve"] and (
-        "--task=arc" in arguments or ("--task", "arc") in itertools.pairwise(arguments)
-    ):
-        raise UserError("ARC has commands of its own: trm arc solve FILE --model RUN")
-    found: Any = _commands(arguments)
+    found: Any = _COMMANDS
     names: list[str] = []
-    while isinstance(found, dict) and arguments and arguments[0] in found:
-        names, found, arguments = [*names, arguments[0]], found[arguments[0]], arguments[1:]
+    while isinstance(found, dict):
+        if not arguments or arguments[0] in ("-h", "--help"):
+            _print_list(names, found)
+            raise SystemExit(0)
+        name, *arguments = arguments
+        if name not in found:
+            near = difflib.get_close_matches(name, found, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            prog = " ".join(["trm", *names])
+            raise UserError(f"no command {name!r}{hint}; see `{prog} --help`")
+        found = found[name] if names else _command(name, arguments)
+        names.append(name)
+    return _parse_options(found, " ".join(["trm", *names]), arguments)
+
+
+def _print_list(names: list[str], commands: dict[str, Any]) -> None:
+    """What there is to choose from, with a line on each."""
     prog = " ".join(["trm", *names])
+    abouts = {name: each if isinstance(each, str) else each.__doc__ for name, each in commands.items()}
+    widest = max(map(len, abouts))
+    print(f"usage: {prog} [-h] {{{','.join(commands)}}} ...\n")
+    print(_COMMANDS[names[0]] if names else _DESCRIPTION, end="\n\n")
+    for name, about in abouts.items():
+        print(f"  {name:<{widest}}  {about.splitlines()[0]}")
+
+
+def _parse_options(command: Callable[..., int], prog: str, arguments: list[str]) -> Callable[[], int]:
+    """The options of a command, which tyro reads off its signature."""
+    import tyro
+    from pydantic import ValidationError
+
+    from trm.config import Config, explain
+
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            if not isinstance(found, dict):
-                return tyro.cli(_later(found), prog=prog, args=arguments)
-            tyro.extras.subcommand_cli_from_dict(
-                {name: _listed(name, each) for name, each in found.items()},
-                prog=prog,
-                description=_GROUPS[names[0]] if names else _DESCRIPTION,
-                args=arguments or ["--help"],
-            )
-            raise AssertionError("a known command is never parsed as part of a list")
+            return tyro.cli(_later(command), prog=prog, args=arguments)
     except ValidationError as error:  # of options that are not part of a group
         raise explain(error, Config, prog) from None
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(_one_line(errors.getvalue(), arguments, prog, found)) from None
-
-
-def _listed(name: str, command: Any) -> Callable[[], None]:
-    """A stand-in that a list of commands describes in one line."""
-
-    def listed() -> None: ...
-
-    listed.__doc__ = _GROUPS[name] if isinstance(command, dict) else (command.__doc__ or "").splitlines()[0]
-    return listed
+        raise UserError(_one_line(errors.getvalue(), arguments, prog, command)) from None
 
 
 def _later(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
@@ -122,7 +149,7 @@ def _later(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     return remember
 
 
-def _one_line(report: str, arguments: list[str], prog: str, command: Any) -> str:
+def _one_line(report: str, arguments: list[str], prog: str, command: Callable[..., int]) -> str:
     """The parser's framed report as one sentence: what was wrong, a near option, and where to look."""
     rows = [re.sub(r"[│╭╰╮╯|]", "", row).strip() for row in report.splitlines()]
     rows = [row for row in rows if row and not row.endswith(("──", "--"))]
@@ -132,7 +159,7 @@ def _one_line(report: str, arguments: list[str], prog: str, command: Any) -> str
         r"__tyro-dummy-inner__.config.|1 validation error for \w+ |Value error, |\[type=.*", "", message
     )
     message = message.strip(" ,.")
-    known = [] if isinstance(command, dict) else _options(command)
+    known = _options(command)
     for given in (word.split("=")[0] for word in arguments if word.startswith("--")):
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
         if given in message and given not in known and near:
@@ -142,6 +169,8 @@ def _one_line(report: str, arguments: list[str], prog: str, command: Any) -> str
 
 def _options(command: Callable[..., int]) -> list[str]:
     """Options of a command, as they are written."""
+    from trm.config import Config, option_names
+
     parameters = [p for p in inspect.signature(command).parameters.values() if p.kind is p.KEYWORD_ONLY]
     names = [p.name for p in parameters]
     for p in parameters:  # a configuration gives its fields as options

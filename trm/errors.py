@@ -7,3 +7,8 @@ as `UserError`. The command prints its text on one line and exits with code 2; a
 
 class UserError(Exception):
     """Something the user can put right: the text names the cause and the remedy in one line."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from trm.config import Config, ModelConfig, parse
-from trm.errors import UserError
+from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.puzzles import AnyFamily
 from trm.puzzles.family import Family
@@ -257,8 +257,9 @@ def _download(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=[_CONFIG, _WEIGHTS, _RAW, _PUZZLES, _SEEN]))
     except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"no local folder {repo!r}, and the hub did not give it: {reason}") from None
+        raise UserError(
+            f"no local folder {repo!r}, and the hub did not give it: {first_line(error)}"
+        ) from None
 
 
 def _read_config(folder: Path) -> PretrainedConfig:

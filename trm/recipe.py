@@ -26,7 +26,7 @@ from trm.config import (
     option_names,
     parse,
 )
-from trm.errors import UserError
+from trm.errors import UserError, first_line
 from trm.puzzles import FAMILIES, AnyFamily, config_classes
 
 
@@ -145,7 +145,7 @@ def load_config(path: Path) -> RunConfig:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not valid YAML: {first_line(error)}") from None
     return parse(RunConfig, {} if values is None else values, str(path))
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -109,17 +108,13 @@ def _split(text: str, name: str, family: "Family") -> list[_Source]:
     """Puzzles of a text: a CSV file with a column `question`, or lines, or grids between blank lines."""
     if not name:
         return [_Source(text, "")]
+    from trm.puzzles.table import csv_rows
+
     lines = text.splitlines()
-    header = next(csv.reader(lines), [])
     sources: list[_Source] = []
-    if "question" in header:
-        column = header.index("question")
-        for row in (reader := csv.reader(io.StringIO(text))):
-            if row and reader.line_num > 1:
-                place = f"{name}, line {reader.line_num}"
-                if len(row) <= column:
-                    raise UserError(f"{place}: no field for the column question")
-                sources.append(_Source(row[column], place))
+    if "question" in next(csv.reader(lines), []):
+        rows = csv_rows(text.splitlines(keepends=True), name, ["question"])
+        sources += [_Source(fields["question"], place) for place, fields in rows]
     else:
         block: list[tuple[int, str]] = []
         for number, line in enumerate([*lines, ""], start=1):

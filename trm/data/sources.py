@@ -9,7 +9,7 @@ import numpy as np
 
 from trm.config import DataConfig, GeneratorConfig
 from trm.data import batches
-from trm.errors import UserError
+from trm.errors import UserError, first_line
 from trm.files import sha256, write_atomic
 from trm.original import arc as original_arc
 from trm.original import folders as original
@@ -57,9 +57,8 @@ def locate(name: str) -> Path:
     try:
         path = Path(hf_hub_download(known.repo, known.filename, repo_type="dataset", revision=known.revision))
     except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"cannot download {known.filename} of {known.repo}: {reason}; "
+            f"cannot download {known.filename} of {known.repo}: {first_line(error)}; "
             "check the network, or pass a local CSV file"
         ) from None
     if (found := sha256(path)) != known.sha256:

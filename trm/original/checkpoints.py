@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trm.config import LossConfig, ModelConfig, SupervisionConfig, parse
-from trm.errors import UserError
+from trm.errors import UserError, first_line
 from trm.models import Problem, RecursiveModel, build, load_weights
 from trm.original import folders
 
@@ -182,7 +182,7 @@ def load_pt(path: Path) -> dict[str, Tensor]:
         raise UserError(f"no checkpoint at {path}") from None
     except Exception as error:  # a damaged file makes torch fail in a dozen ways
         raise UserError(
-            f"{path} is not a plain tensor checkpoint and was not loaded: {_first_line(error)}"
+            f"{path} is not a plain tensor checkpoint and was not loaded: {first_line(error)}"
         ) from None
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
@@ -238,7 +238,3 @@ def _their_name(name: str) -> str:
         networks = {ours: theirs for theirs, ours in _NETWORKS.items()}
         return f"{networks[network]}.{block}.{parts[part]}"
     raise UserError(f"{name!r} has no counterpart in the original")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

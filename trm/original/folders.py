@@ -34,7 +34,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from trm.config import Config, parse
-from trm.errors import UserError
+from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder, write_atomic
 from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
@@ -265,8 +265,9 @@ def _load(path: Path, dimensions: int) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the data folder is incomplete; build it again") from None
     except Exception as error:  # a damaged file makes numpy fail in a dozen ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is no array that can be read ({reason}): build the folder again") from None
+        raise UserError(
+            f"{path} is no array that can be read ({first_line(error)}): build the folder again"
+        ) from None
     if mapped.dtype.kind not in "iu" or mapped.ndim != dimensions:
         raise UserError(
             f"{path} holds {mapped.dtype} of shape {mapped.shape}; need integers with "

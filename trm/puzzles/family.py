@@ -9,7 +9,7 @@ Shapes: N puzzles, L tokens, B batch, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -50,10 +50,14 @@ class TrainingData(NamedTuple):
     """What the user should know of the data."""
 
 
-class Family(ABC):
+C = TypeVar("C", bound=FamilyConfig)
+G = TypeVar("G", bound=GeneratorConfig)
+
+
+class Family(ABC, Generic[C, G]):
     """Puzzles of one family and one size."""
 
-    config: FamilyConfig
+    config: C
     """What a run says of the family."""
     vocab_size: int
     """V, the number of tokens, padding included."""
@@ -96,7 +100,7 @@ class Family(ABC):
 
     # Rules.
 
-    def check(self, tokens_L: np.ndarray) -> None:  # noqa: B027 (a default, not a gap)
+    def check(self, tokens_L: np.ndarray) -> None:
         """Raise UserError if the puzzle has no solution, or more than one where there should be one."""
 
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
@@ -126,7 +130,7 @@ class Family(ABC):
     # Data.
 
     def generate(
-        self, config: GeneratorConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+        self, config: G, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """New puzzles by split: tokens, answers and ratings.
 
@@ -142,12 +146,12 @@ class Family(ABC):
         """
         return None
 
-    def check_rows(self, config: DataConfig) -> None:  # noqa: B027 (a default, not a gap)
+    def check_rows(self, config: DataConfig) -> None:
         """Raise UserError for options that do nothing where the rows to train on are given as they are."""
 
     # Going on from other weights.
 
-    def check_tokens(self, other: "Family") -> None:  # noqa: B027 (a default, not a gap)
+    def check_tokens(self, other: "Family") -> None:
         """Raise UserError if the tokens of another family of this kind mean something else."""
 
     def shared_ids(

@@ -9,6 +9,8 @@ Shapes: N puzzles, L tokens.
 
 import csv
 import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,49 +52,63 @@ def from_arrays(
     return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), puzzles, ratings)
 
 
-def read_csv(path: Path, family: Family, limit: int | None = None) -> Puzzles:
-    """Read puzzles of a family; UserError names the line of a missing column or a broken row."""
+def csv_rows(lines: Iterable[str], name: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of a CSV text: the place of each, for messages, and its fields by column. Blank lines are none.
+
+    UserError names the line of a missing column, a torn row, or what is not CSV.
+    """
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        for column in needed:
+            if column not in header:
+                there = ", ".join(header)[:80] or "an empty file"
+                raise UserError(
+                    f"{name}, line 1: no column {column!r} ({there}); name the columns: {','.join(needed)}"
+                )
+        last = reader.line_num  # a quoted field may hold line breaks: name the line where its row starts
+        for fields in reader:
+            place, last = f"{name}, line {last + 1}", reader.line_num
+            if fields and len(fields) != len(header):
+                raise UserError(
+                    f"{place}: {len(fields)} fields where the first line has {len(header)}; "
+                    "check the commas and quotes"
+                )
+            if fields:
+                yield place, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{name}, line {reader.line_num}: not CSV: {error}; correct the line") from None
+
+
+def csv_file(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """`csv_rows` of a file; UserError also where it cannot be read, or is no text."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(csv.reader(file), str(path), family, limit)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV text file: {error}") from None
+            yield from csv_rows(file, str(path), needed)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a UTF-8 text file: {error.reason}; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _read(rows, path: str, family: Family, limit: int | None) -> Puzzles:
-    header = next(rows, [])
-    for column in ("question", "answer"):
-        if column not in header:
-            there = ", ".join(header)[:80] or "an empty file"
-            raise UserError(f"{path}: no column {column!r} in the first line ({there}); need question,answer")
-    question, answer = header.index("question"), header.index("answer")
-    numbers = {name: header.index(name) for name in ("rating", "puzzle") if name in header}
-    tokens, answers = [], []
-    found: dict[str, list[np.int32]] = {name: [] for name in numbers}
-    for row in rows:
-        if limit is not None and len(tokens) >= limit:
-            break
-        if not row:  # a blank line
-            continue
+def read_csv(path: Path, family: Family, limit: int | None = None) -> Puzzles:
+    """Read puzzles of a family; UserError names the line of a missing column or a broken row."""
+    tokens, answers, ratings, puzzles = [], [], [], []
+    for place, fields in itertools.islice(csv_file(path, ("question", "answer")), limit):
         try:
-            if len(row) != len(header):
-                raise UserError(f"{len(row)} fields where the header has {len(header)}")
-            tokens.append(family.parse(row[question]))
-            answers.append(family.parse(row[answer]))
-            for name, column in numbers.items():
-                found[name].append(np.int32(row[column] or 0))
-                if name == "puzzle" and found[name][-1] < 0:
-                    raise UserError(f"the puzzle id {row[column]} is negative")
+            tokens.append(family.parse(fields["question"]))
+            answers.append(family.parse(fields["answer"]))
+            ratings.append(np.int32(fields.get("rating") or 0))
+            puzzles.append(np.int32(fields.get("puzzle") or 0))
+            if puzzles[-1] < 0:
+                raise UserError(f"the puzzle id {puzzles[-1]} is negative")
             if family.verify(tokens[-1], answers[-1]) is False:
                 raise UserError("the answer does not solve the question")
         except (UserError, ValueError, OverflowError) as error:
-            raise UserError(f"{path}, line {rows.line_num}: {error}") from None
+            raise UserError(f"{place}: {error}") from None
     if not tokens:
         raise UserError(f"{path} holds no puzzles")
-    arrays = {f"{name}_N": np.array(values) for name, values in found.items()}
-    return from_arrays(np.stack(tokens), np.stack(answers), **arrays)
+    return from_arrays(np.stack(tokens), np.stack(answers), np.array(ratings), np.array(puzzles))
 
 
 def write_csv(path: Path, family: Family, puzzles: Puzzles, source: str) -> None:

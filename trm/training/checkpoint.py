@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trm.errors import UserError
+from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts, remove_folder, sha256
 
 _MANIFEST = "manifest.json"
@@ -90,7 +90,7 @@ def load(folder: Path, state: dict[str, Any]) -> int:
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} holds more than tensors and was not loaded: {error}") from None
     except CheckpointException as error:
-        reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
+        reason = first_line(next(iter(error.failures.values()))[0])
         raise UserError(
             f"checkpoint {path} does not fit this run ({reason}): config.yaml describes another model or "
             "optimizer; restore it, or train into a new folder"

@@ -12,27 +12,21 @@ corner, so the network must see pairs there, too: one pair of every variant neve
 Shapes: S side, L = S * S tokens, B batch, N tasks, P puzzle ids, V = 12 tokens, C = 10 colours.
 """
 
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
+from trm import rng
 from trm.errors import UserError
 from trm.puzzles.arc.readers import COLOURS
-from trm.puzzles.arc.variants import DIHEDRAL, Variants
-
-if TYPE_CHECKING:  # torch is imported only by those who train
-    import torch
-    from torch import Tensor
+from trm.puzzles.arc.variants import Variants
+from trm.puzzles.symmetry import DIHEDRAL, MIRRORS_COLUMN, MIRRORS_ROW, SWAPS
 
 PAD, END, BLACK = range(3)
 VOCABULARY = BLACK + COLOURS
-
-# A dihedral image, cell by cell: image[i, j] = grid[row, column] where (row, column) is (i, j), or (j, i) for
-# images that swap the sides, and is then counted from the far side where the image mirrors it.
-_SWAPS = (0, 1, 0, 1, 0, 0, 1, 1)
-_MIRRORS_ROW = (0, 0, 1, 1, 0, 1, 0, 1)
-_MIRRORS_COLUMN = (0, 1, 1, 0, 1, 0, 0, 1)
 
 
 def to_canvas(grid_HW: np.ndarray, side: int, row: int = 0, col: int = 0) -> np.ndarray:
@@ -89,9 +83,9 @@ def _corner(tokens_L, side):
 class Drawn(NamedTuple):
     """Training rows: tokens and answers int64 [B, L] (0 = pad), puzzle ids int64 [B]."""
 
-    tokens_BL: "Tensor"
-    answers_BL: "Tensor"
-    puzzle_B: "Tensor"
+    tokens_BL: Tensor
+    answers_BL: Tensor
+    puzzle_B: Tensor
 
 
 @final
@@ -117,29 +111,27 @@ class VariantDraw:
         seed: int,
         hold_out: int = 0,
         translate: bool = True,
-        device: "torch.device | str" = "cpu",
+        device: torch.device | str = "cpu",
     ):
-        import torch
-
         self.side, self.seed, self.translate = side, seed, translate
         self.first_N = torch.from_numpy(variants.first_N[:-1]).to(device)
         self.count_N = torch.from_numpy(variants.trained_N(hold_out)).to(device)
         self.dihedral_P = torch.from_numpy(variants.dihedral_P).to(device)
         self.colours_PC = torch.from_numpy(variants.colours_PC).to(device)
         # One row per dihedral image: swaps, mirrors rows, mirrors columns.
-        images = (_SWAPS, _MIRRORS_ROW, _MIRRORS_COLUMN)
+        images = (SWAPS, MIRRORS_ROW, MIRRORS_COLUMN)
         self.images_83 = torch.tensor(images, dtype=torch.bool).T.contiguous().to(device)
         self.ends_2 = torch.tensor([PAD, END], device=device)
         assert self.images_83.shape == (DIHEDRAL, 3)
 
     def draw(
         self,
-        key_B: "Tensor",
-        tokens_BL: "Tensor",
-        answers_BL: "Tensor",
-        task_B: "Tensor",
-        pair_B: "Tensor",
-        pairs_B: "Tensor",
+        key_B: Tensor,
+        tokens_BL: Tensor,
+        answers_BL: Tensor,
+        task_B: Tensor,
+        pair_B: Tensor,
+        pairs_B: Tensor,
     ) -> Drawn:
         """Show every pair under a uniformly drawn variant of its task, at a random place.
 
@@ -151,10 +143,6 @@ class VariantDraw:
             pair_B: index of the pair among the training pairs of its task, int64.
             pairs_B: number of training pairs of its task, int64.
         """
-        import torch
-
-        from trm import rng
-
         variant_B = rng.randint(rng.fold(key_B, 1), 0, self.count_N[task_B])
         puzzle_B = self.first_N[task_B] + variant_B
         image_B3 = self.images_83[self.dihedral_P[puzzle_B].long()]
@@ -175,17 +163,13 @@ class VariantDraw:
         tokens_BL = self._place(tokens_BL, *sizes[0], *place)
         return Drawn(tokens_BL, self._place(answers_BL, *sizes[1], *place), puzzle_B)
 
-    def stays(self, puzzle_B: "Tensor", pairs_B: "Tensor") -> "Tensor":
+    def stays(self, puzzle_B: Tensor, pairs_B: Tensor) -> Tensor:
         """Which pair of a variant stays in the corner, int64 [B] in 0..pairs_B-1."""
-        from trm import rng
-
         key = rng.fold(rng.stream("pair that stays", puzzle_B.device), self.seed)
         return rng.randint(rng.fold(key, puzzle_B), 0, pairs_B)
 
-    def _size(self, canvas_BL: "Tensor", image_B3: "Tensor") -> tuple["Tensor", "Tensor"]:
+    def _size(self, canvas_BL: Tensor, image_B3: Tensor) -> tuple[Tensor, Tensor]:
         """Height and width of the image of the grid in the top-left corner, int64 [B] each."""
-        import torch
-
         canvas_BSS = canvas_BL.view(-1, self.side, self.side)
         height_B = (canvas_BSS[:, :, 0] >= BLACK).sum(1)
         width_B = (canvas_BSS[:, 0, :] >= BLACK).sum(1)
@@ -194,17 +178,15 @@ class VariantDraw:
 
     def _place(
         self,
-        canvas_BL: "Tensor",
-        height_B: "Tensor",
-        width_B: "Tensor",
-        image_B3: "Tensor",
-        symbols_BV: "Tensor",
-        row_B: "Tensor",
-        column_B: "Tensor",
-    ) -> "Tensor":
+        canvas_BL: Tensor,
+        height_B: Tensor,
+        width_B: Tensor,
+        image_B3: Tensor,
+        symbols_BV: Tensor,
+        row_B: Tensor,
+        column_B: Tensor,
+    ) -> Tensor:
         """Canvases with the image of the corner's grid at (row, column); its height and width are given."""
-        import torch
-
         side_S = torch.arange(self.side, device=canvas_BL.device)
         # Counted from the top-left cell of the image: rows [B, S, 1] and columns [B, 1, S].
         row_BS1 = (side_S - row_B[:, None])[:, :, None]

@@ -23,6 +23,7 @@ import numpy as np
 
 from trm.errors import UserError
 from trm.files import write_atomic
+from trm.puzzles.symmetry import DIHEDRAL, turn
 
 MAX_SIDE = 30
 # The tasks to be predicted in a data folder of the original TRM code.
@@ -336,14 +337,11 @@ def canonical(*grids_HW: np.ndarray) -> bytes:
     is the least of the eight images, with colours numbered as they appear.
     """
     images = []
-    for mirrored in (grids_HW, [grid_HW.T for grid_HW in grids_HW]):
-        for turns in range(4):
-            image = [np.rot90(grid_HW, turns) for grid_HW in mirrored]
-            cells = np.concatenate([grid_HW.ravel() for grid_HW in image])
-            colours, first = np.unique(cells, return_index=True)
-            number_C = np.zeros(COLOURS, np.uint8)
-            number_C[colours[first.argsort()]] = np.arange(len(colours), dtype=np.uint8)
-            images.append(
-                bytes(side for grid_HW in image for side in grid_HW.shape) + number_C[cells].tobytes()
-            )
+    for number in range(DIHEDRAL):
+        image = [turn(grid_HW, number) for grid_HW in grids_HW]
+        cells = np.concatenate([grid_HW.ravel() for grid_HW in image])
+        colours, first = np.unique(cells, return_index=True)
+        number_C = np.zeros(COLOURS, np.uint8)
+        number_C[colours[first.argsort()]] = np.arange(len(colours), dtype=np.uint8)
+        images.append(bytes(side for grid_HW in image for side in grid_HW.shape) + number_C[cells].tobytes())
     return min(images)

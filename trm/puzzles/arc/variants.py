@@ -4,15 +4,7 @@ The network is told by a learned vector which task it is to solve, and a variant
 same rule under another rotation, reflection and renaming of colours. Variants are numbered once, before
 training, and the table of numbers travels with the weights: with another table, the vectors mean nothing.
 
-Dihedral images are numbered
-
-    0 identity              4 left to right (np.fliplr)
-    1 a quarter turn        5 upside down (np.flipud)
-      counterclockwise      6 transpose, about the main diagonal
-      (np.rot90)            7 transpose about the other diagonal, np.fliplr(np.rot90(x))
-    2 a half turn
-    3 a quarter turn clockwise
-
+Dihedral images are numbered as in `symmetry`,
 and colours are renamed by a table: colour c becomes colours_C[c]. Black (0) stays, as it is mostly the
 background.
 
@@ -32,13 +24,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from trm import rng
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, write_atomic
 from trm.puzzles.arc.readers import COLOURS, ArcTask, Pair
-
-DIHEDRAL = 8
-INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+from trm.puzzles.symmetry import DIHEDRAL, INVERSE, turn
 
 _PATIENCE = 5  # draws per wanted variant, then a task is left with fewer
 _TABLES = {"first_N": np.int64, "dihedral_P": np.uint8, "colours_PC": np.uint8}
@@ -70,12 +62,6 @@ class Variants:
             found.update(f"{name}{table.shape}".encode())
             found.update(table.tobytes())
         return found.hexdigest()
-
-    def task_of(self, puzzle: int) -> int:
-        """Index in `names` of the task that a puzzle id belongs to; IndexError for id 0 and past the last."""
-        if not 1 <= puzzle < len(self):
-            raise IndexError(f"puzzle id {puzzle} belongs to no task: ids are 1 to {len(self) - 1}")
-        return int(np.searchsorted(self.first_N, puzzle, side="right")) - 1
 
     def ids(self, name: str) -> range:
         """Puzzle ids of a task by name; UserError where there is no such task."""
@@ -128,14 +114,14 @@ class Variants:
 
 def transform(grid_HW: np.ndarray, dihedral: int, colours_C: np.ndarray) -> np.ndarray:
     """A grid of colours under a variant: a dihedral image (0..7, see above), recoloured; a new array."""
-    return colours_C[_turn(grid_HW, dihedral)]
+    return colours_C[turn(grid_HW, dihedral)]
 
 
 def undo(grid_HW: np.ndarray, dihedral: int, colours_C: np.ndarray) -> np.ndarray:
     """The grid that `transform` makes this one of, for the same variant; a new array."""
     original_C = np.empty_like(colours_C)
     original_C[colours_C] = np.arange(len(colours_C), dtype=colours_C.dtype)
-    return original_C[_turn(grid_HW, INVERSE[dihedral])]
+    return original_C[turn(grid_HW, INVERSE[dihedral])]
 
 
 def make(tasks: Sequence[ArcTask], count: int, seed: int) -> Variants:
@@ -208,10 +194,6 @@ def _looks(
 
 def _draw(name: str, seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws start..stop-1 of a task; draw 0 is the task itself."""
-    import torch
-
-    from trm import rng
-
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)
     key = rng.fold(rng.fold(rng.stream("variants"), seed), number)
     key_D = rng.fold(key, torch.arange(start, stop))
@@ -231,22 +213,13 @@ def _colour_sets(pair: Pair, numbers: dict[bytes, int]) -> np.ndarray:
     """
     sets_8C = np.empty((DIHEDRAL, COLOURS), np.int64)
     for dihedral in range(DIHEDRAL):
-        images = [_turn(grid_HW, dihedral) for grid_HW in pair if grid_HW is not None]
+        images = [turn(grid_HW, dihedral) for grid_HW in pair if grid_HW is not None]
         cells = np.concatenate([image_HW.ravel() for image_HW in images])
         shapes = bytes(side for image_HW in images for side in image_HW.shape)
         for colour in range(COLOURS):
             where = shapes + np.packbits(cells == colour).tobytes()
             sets_8C[dihedral, colour] = numbers.setdefault(where, len(numbers))
     return sets_8C
-
-
-def _turn(grid_HW: np.ndarray, dihedral: int) -> np.ndarray:
-    """A view of the grid as one of its eight images."""
-    if dihedral < 4:
-        return np.rot90(grid_HW, dihedral)
-    if dihedral < 6:
-        return np.flip(grid_HW, 5 - dihedral)
-    return grid_HW.T if dihedral == 6 else np.rot90(grid_HW, 2).T
 
 
 def _well_formed(names: object, tables: dict[str, np.ndarray]) -> bool:

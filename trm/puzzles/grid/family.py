@@ -28,7 +28,7 @@ from trm.config import GeneratorConfig
 from trm.errors import UserError
 from trm.puzzles.family import Family
 from trm.puzzles.grid.config import GridConfig
-from trm.puzzles.symmetry import Symmetry, dihedral_cells
+from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -65,7 +65,7 @@ def _unprintable(char: str) -> bool:
 
 
 @final
-class Grid(Family):
+class Grid(Family[GridConfig, GeneratorConfig]):
     """Puzzles on a canvas of height x width cells; UserError for symbols that text cannot hold."""
 
     def __init__(self, config: GridConfig):
@@ -132,9 +132,7 @@ class Grid(Family):
         image_HW = grid_HW[_box(grid_HW)]
         images = [image_HW]
         if self.config.dihedral:
-            turns = range(4) if self.config.height == self.config.width else (0, 2)
-            turned = [np.rot90(image_HW, turn) for turn in turns]
-            images = [image for each in turned for image in (each, np.fliplr(each))]
+            images = [turn(image_HW, image) for image in images_that_keep(*self.shape)]
         return min(b"%dx%d:" % image.shape + self._renamed(image) for image in images)
 
     def symmetry(self, key_B: Tensor) -> Symmetry:

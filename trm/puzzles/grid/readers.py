@@ -13,7 +13,6 @@ square where their number is one (of 4 or more), else one row, unless `height` i
 Shapes: N puzzles, L cells of the canvas.
 """
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,10 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trm.errors import UserError
+from trm.puzzles import deal
 from trm.puzzles.family import Family
 from trm.puzzles.grid.config import MAX_CELLS, MAX_SYMBOLS, GridConfig
 from trm.puzzles.grid.family import Grid, check_symbol, split_cells
-from trm.puzzles.table import Puzzles
+from trm.puzzles.table import Puzzles, csv_file
 
 _JSON = (".jsonl", ".ndjson", ".json")
 
@@ -63,32 +63,8 @@ def read_rows(path: Path, height: int | None = None) -> list[Row]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file, strict=True)
-        try:
-            header = [name.strip() for name in next(lines, [])]
-            for column in ("question", "answer"):
-                if column not in header:
-                    found = ", ".join(header)[:80] or "an empty file"
-                    raise UserError(
-                        f"{path}, line 1: no column {column!r} ({found}); name the columns: question,answer"
-                    )
-            columns = [header.index(name) for name in ("question", "answer")]
-            puzzle = header.index("puzzle") if "puzzle" in header else None
-            last = lines.line_num  # a quoted field may hold line breaks: name the line where its row starts
-            for fields in lines:
-                where, last = f"{path}, line {last + 1}", lines.line_num
-                if not fields:  # a blank line
-                    continue
-                if len(fields) != len(header):
-                    raise UserError(
-                        f"{where}: {len(fields)} fields where the first line has {len(header)}; "
-                        "check the commas and quotes"
-                    )
-                question, answer = (fields[column] for column in columns)
-                yield where, question, answer, None if puzzle is None else fields[puzzle]
-        except csv.Error as error:
-            raise UserError(f"{path}, line {lines.line_num}: not CSV: {error}; correct the line") from None
+    for where, fields in csv_file(path, ("question", "answer")):
+        yield where, fields["question"], fields["answer"], fields.get("puzzle")
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -329,24 +305,8 @@ def split(puzzles: Puzzles, family: Family, validation: int, test: int, seed: in
     Puzzles that a symmetry maps to each other stay together. Where they leave no way to reach a size exactly,
     validation and test are a little smaller. UserError if a split that was asked for, or training, has none.
     """
-    from trm import rng  # torch takes a second to import
-
     if validation < 0 or test < 0:
         raise UserError("the sizes of validation and test cannot be negative; give 0 for none")
-    classes: dict[bytes, list[int]] = {}
-    for i, tokens_L in enumerate(puzzles.tokens_NL):
-        classes.setdefault(family.canonical(tokens_L), []).append(i)
-    members = list(classes.values())
-    order = rng.permutation(rng.fold(rng.stream("split"), seed), len(members)).tolist()
-    wanted = {"test": test, "validation": validation, "train": len(puzzles)}
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for which in order:
-        same = members[which]
-        name = next(name for name, size in wanted.items() if len(parts[name]) + len(same) <= size)
-        parts[name] += same
-    if short := [name for name, part in parts.items() if wanted[name] and not part]:
-        raise UserError(
-            f"{len(puzzles)} puzzles ({len(members)} essentially different) leave none for {short[0]}, with "
-            f"{validation} for validation and {test} for test; ask for fewer, or give more puzzles"
-        )
-    return {name: puzzles.take(np.array(part, dtype=np.int64)) for name, part in parts.items()}
+    forms = [family.canonical(tokens_L) for tokens_L in puzzles.tokens_NL]
+    parts = deal.split(forms, {"test": test, "validation": validation}, seed)
+    return {name: puzzles.take(parts[name]) for name in ("train", "validation", "test")}

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from trm import rng
 from trm.errors import UserError
+from trm.puzzles.deal import Different, cut
 from trm.puzzles.family import Family
 from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
-from trm.puzzles.symmetry import Symmetry, dihedral_cells
+from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,7 +35,7 @@ _WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
 
 
 @final
-class Maze(Family):
+class Maze(Family[MazeConfig, MazeGeneratorConfig]):
     """Mazes of one size."""
 
     def __init__(self, config: MazeConfig):
@@ -104,8 +105,7 @@ class Maze(Family):
 
     def canonical(self, tokens_L: np.ndarray) -> bytes:
         maze_HW = self._grid(tokens_L)
-        images = [flip(np.rot90(maze_HW, turns)) for turns in range(4) for flip in (np.asarray, np.fliplr)]
-        return min(image.astype(np.uint8).tobytes() for image in images if image.shape == self.shape)
+        return min(turn(maze_HW, image).astype(np.uint8).tobytes() for image in images_that_keep(*self.shape))
 
     def symmetry(self, key_B: Tensor) -> Symmetry:
         cells_GL = dihedral_cells(*self.shape, key_B.device)
@@ -124,27 +124,19 @@ class Maze(Family):
 
         wanted = config.counts()
         total = count = sum(wanted.values())
-        avoided = {self.canonical(tokens_L) for tokens_L in avoid}
+        avoided = [self.canonical(tokens_L) for tokens_L in avoid]
         while True:
             mazes_NHW, answers_NHW, lengths_N = generate(
                 *self.shape, count, seed, min_path=config.min_path, progress=progress
             )
             mazes_NL, answers_NL = mazes_NHW.reshape(count, -1), answers_NHW.reshape(count, -1)
-            seen, chosen = set(avoided), []
-            for i, maze_L in enumerate(mazes_NL):
-                form = self.canonical(maze_L)
-                if form not in seen:
-                    seen.add(form)
-                    chosen.append(i)
+            different = Different(avoided)
+            chosen = [i for i, maze_L in enumerate(mazes_NL) if different.add(self.canonical(maze_L))]
             if len(chosen) >= total:
                 break
             count += total - len(chosen)  # a larger count only appends
-        splits, first = {}, 0
-        for name, size in wanted.items():
-            part = chosen[first : first + size]
-            splits[name] = mazes_NL[part], answers_NL[part], lengths_N[part]
-            first += size
-        return splits
+        parts = cut(chosen[:total], wanted)
+        return {name: (mazes_NL[part], answers_NL[part], lengths_N[part]) for name, part in parts.items()}
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None

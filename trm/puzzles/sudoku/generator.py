@@ -24,6 +24,7 @@ import numpy as np
 from numba import njit
 
 from trm.errors import UserError
+from trm.puzzles.deal import Different, cut
 from trm.puzzles.sudoku.solver import checked, is_solution, layout, search, search_domains
 
 PATIENCE = 5_000  # tries in a row without a new puzzle before `generate` gives up
@@ -119,17 +120,17 @@ def generate(
         )
     rng = np.random.default_rng(seed)
     total = sum(counts.values())
-    avoided = {canonical(board_L, box_rows, box_cols) for board_L in avoid}
-    found: dict[bytes, tuple[np.ndarray, np.ndarray, int]] = {}
+    different = Different(canonical(board_L, box_rows, box_cols) for board_L in avoid)
+    found: list[tuple[np.ndarray, np.ndarray, int]] = []
     misses = 0
     while len(found) < total:
         solution_L = random_solution(box_rows, box_cols, rng)
         puzzle_L = minimal_puzzle(solution_L, box_rows, box_cols, rng)
         puzzle_L = _with_clues(puzzle_L, solution_L, extra_clues, rng)
         first = search(puzzle_L, box_rows, box_cols, limit=1, max_guesses=most)
-        form = canonical(puzzle_L, box_rows, box_cols)
-        if first.complete and first.guesses >= least and form not in found and form not in avoided:
-            found[form] = puzzle_L, solution_L, first.guesses
+        wanted = first.complete and first.guesses >= least
+        if wanted and different.add(canonical(puzzle_L, box_rows, box_cols)):
+            found.append((puzzle_L, solution_L, first.guesses))
             misses = 0
             if progress:
                 progress(len(found))
@@ -139,7 +140,7 @@ def generate(
                 f"{PATIENCE} tries in a row gave nothing new: "
                 "ask for fewer puzzles, more extra_clues or a wider range of guesses"
             )
-    return _deal(list(found.values()), counts, (box_rows * box_cols) ** 2, rng)
+    return _deal(found, counts, (box_rows * box_cols) ** 2, rng)
 
 
 def canonical(board_L: np.ndarray, box_rows: int, box_cols: int) -> bytes:
@@ -177,16 +178,11 @@ def _deal(
     rng: np.random.Generator,
 ) -> dict[str, Generated]:
     """Deal the rows into splits in random order: rare puzzles are found late, and belong everywhere."""
-    order = rng.permutation(len(rows))
-    puzzles = np.array([rows[i][0] for i in order], np.uint8).reshape(-1, cells)
-    solutions = np.array([rows[i][1] for i in order], np.uint8).reshape(-1, cells)
-    ratings = np.array([rows[i][2] for i in order], np.int32)
-    splits, start = {}, 0
-    for name, count in counts.items():
-        part = slice(start, start + count)
-        splits[name] = Generated(puzzles[part], solutions[part], ratings[part])
-        start += count
-    return splits
+    puzzles = np.array([row[0] for row in rows], np.uint8).reshape(-1, cells)
+    solutions = np.array([row[1] for row in rows], np.uint8).reshape(-1, cells)
+    ratings = np.array([row[2] for row in rows], np.int32)
+    parts = cut(rng.permutation(len(rows)), counts)
+    return {name: Generated(puzzles[part], solutions[part], ratings[part]) for name, part in parts.items()}
 
 
 class _Node(NamedTuple):
