@@ -192,7 +192,9 @@ class LossConfig(Config):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing (softmax only)."""
     halting_weight: float = Field(0.5, ge=0)
-    """Weight of the halting (and continue, and conflict) binary cross entropy."""
+    """Weight of the halting (and continue) binary cross entropy."""
+    conflict_weight: float = Field(0.5, ge=0)
+    """Weight of the binary cross entropy of the conflict head, where rows decide."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
