@@ -441,7 +441,7 @@ def option_names(config: Config | type[Config], prefix: str = "") -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _sections(value: Any) -> "list[Config] | list[type[Config]]":
+def _sections(value: Any) -> "list[Config | type[Config]]":
     """The configurations that an option holds, or may hold by its type: none for a plain option."""
     if isinstance(value, Config):
         return [value]

@@ -65,7 +65,7 @@ def split(forms: Sequence[bytes], counts: Mapping[str, int], seed: int) -> dict[
         name = next(name for name, size in wanted.items() if len(parts[name]) + len(same) <= size)
         parts[name] += same
     if short := [name for name, part in parts.items() if wanted[name] and not part]:
-        sizes = " and ".join(f"{size} for {name}" for name, size in reversed(counts.items()))
+        sizes = " and ".join(f"{size} for {name}" for name, size in reversed(list(counts.items())))
         raise UserError(
             f"{len(forms)} puzzles ({len(members)} essentially different) leave none for {short[0]}, with "
             f"{sizes}; ask for fewer, or give more puzzles"

@@ -9,13 +9,13 @@ Shapes: N puzzles, L tokens, B batch, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trm.config import DataConfig, FamilyConfig, GeneratorConfig
+from trm.config import DataConfig, FamilyConfig
 from trm.errors import UserError
 from trm.problem import Problem, Relations
 from trm.puzzles.symmetry import Symmetry
@@ -50,10 +50,13 @@ class TrainingData(NamedTuple):
     """What the user should know of the data."""
 
 
-class Family(ABC):
+C = TypeVar("C", bound=FamilyConfig)
+
+
+class Family(ABC, Generic[C]):
     """Puzzles of one family and one size."""
 
-    config: FamilyConfig
+    config: C
     """What a run says of the family."""
     vocab_size: int
     """V, the number of tokens, padding included."""
@@ -96,7 +99,7 @@ class Family(ABC):
 
     # Rules.
 
-    def check(self, tokens_L: np.ndarray) -> None:  # noqa: B027 (a default, not a gap)
+    def check(self, tokens_L: np.ndarray) -> None:
         """Raise UserError if the puzzle has no solution, or more than one where there should be one."""
 
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
@@ -126,11 +129,12 @@ class Family(ABC):
     # Data.
 
     def generate(
-        self, config: GeneratorConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
+        self, config: Any, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """New puzzles by split: tokens, answers and ratings.
 
-        No two of them are essentially the same, nor the same as a puzzle to `avoid` (tokens, [L]). UserError
+        `config` is the generator section of the family. No two puzzles are essentially the same, nor the same as
+        one to `avoid` (tokens, [L]). UserError
         where the family has no generator.
         """
         raise UserError(f"puzzles of the family {self.config.name} cannot be generated: give data.train")
@@ -142,12 +146,12 @@ class Family(ABC):
         """
         return None
 
-    def check_rows(self, config: DataConfig) -> None:  # noqa: B027 (a default, not a gap)
+    def check_rows(self, config: DataConfig) -> None:
         """Raise UserError for options that do nothing where the rows to train on are given as they are."""
 
     # Going on from other weights.
 
-    def check_tokens(self, other: "Family") -> None:  # noqa: B027 (a default, not a gap)
+    def check_tokens(self, other: "Family") -> None:
         """Raise UserError if the tokens of another family of this kind mean something else."""
 
     def shared_ids(

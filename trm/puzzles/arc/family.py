@@ -43,7 +43,7 @@ PALETTE = (
 
 
 @final
-class Arc(Family):
+class Arc(Family[ArcConfig]):
     """Grids of ten colours on a square canvas."""
 
     same_cells = False

@@ -65,7 +65,7 @@ def _unprintable(char: str) -> bool:
 
 
 @final
-class Grid(Family):
+class Grid(Family[GridConfig]):
     """Puzzles on a canvas of height x width cells; UserError for symbols that text cannot hold."""
 
     def __init__(self, config: GridConfig):

@@ -34,7 +34,7 @@ _WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
 
 
 @final
-class Maze(Family):
+class Maze(Family[MazeConfig]):
     """Mazes of one size."""
 
     def __init__(self, config: MazeConfig):

@@ -36,7 +36,7 @@ _CHECK_BUDGET = 2_000_000
 
 
 @final
-class Sudoku(Family):
+class Sudoku(Family[SudokuConfig]):
     """Sudoku with boxes of box_rows x box_cols cells."""
 
     def __init__(self, config: SudokuConfig):
