@@ -133,8 +133,8 @@ class Family(ABC, Generic[C]):
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """New puzzles by split: tokens, answers and ratings.
 
-        `config` is the generator section of the family. No two puzzles are essentially the same, nor the same as
-        one to `avoid` (tokens, [L]). UserError where the family has no generator.
+        `config` is the generator section of the family. No two puzzles are essentially the same, nor the
+        same as one to `avoid` (tokens, [L]). UserError where the family has no generator.
         """
         raise UserError(f"puzzles of the family {self.config.name} cannot be generated: give data.train")
 
