@@ -126,11 +126,11 @@ def test_a_wrong_row_learns_of_its_conflict_and_not_of_its_solution():
     wrong_B = torch.arange(ROWS) % 4 == 0
     said = Output(logits_BLV, torch.zeros(ROWS), said.continue_B, conflict_B)
     step = Step(slots(1), said, None, wrong_B)
-    loss, sums = step_loss(LossConfig(tokens="softmax", halting_weight=1.0), step)
+    loss, sums = step_loss(LossConfig(tokens="softmax", conflict_weight=2.0), step)
     loss.total.backward()
     assert logits_BLV.grad is not None and conflict_B.grad is not None
     assert (logits_BLV.grad[wrong_B] == 0).all() and (logits_BLV.grad[~wrong_B] != 0).flatten(1).any(1).all()
-    assert torch.allclose(conflict_B.grad, 0.5 - wrong_B.float())
+    assert torch.allclose(conflict_B.grad, 2 * (0.5 - wrong_B.float()))
     assert sums["wrong"] == ROWS / 4 and sums["alarms"] == ROWS and sums["right_alarms"] == ROWS / 4
 
 

@@ -138,7 +138,8 @@ def taken(rows: list[int], halted: list[bool], solved: list[bool]) -> Step:
     logits_BLV[wrong_B, 5] = logits_BLV[wrong_B, 5].roll(1, -1)  # one cell is enough
     empty = torch.zeros(size, 1, 0)
     slots = Slots(batch, State(empty, empty), torch.ones(size, dtype=torch.int32), torch.tensor(halted))
-    return Step(slots, Output(logits_BLV, torch.zeros(size), torch.zeros(size)), None)
+    zeros_B = torch.zeros(size)
+    return Step(slots, Output(logits_BLV, zeros_B, zeros_B, zeros_B), None)
 
 
 def test_a_number_falls_after_a_solution_and_rises_after_a_failure():

@@ -192,7 +192,9 @@ class LossConfig(Config):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing (softmax only)."""
     halting_weight: float = Field(0.5, ge=0)
-    """Weight of the halting (and continue, and conflict) binary cross entropy."""
+    """Weight of the halting (and continue) binary cross entropy."""
+    conflict_weight: float = Field(0.5, ge=0)
+    """Weight of the binary cross entropy of the conflict head, where rows decide."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -439,7 +441,7 @@ def option_names(config: Config | type[Config], prefix: str = "") -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _sections(value: Any) -> list[Any]:
+def _sections(value: Any) -> "list[Config | type[Config]]":
     """The configurations that an option holds, or may hold by its type: none for a plain option."""
     if isinstance(value, Config):
         return [value]

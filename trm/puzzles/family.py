@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trm.config import DataConfig, FamilyConfig, GeneratorConfig
+from trm.config import DataConfig, FamilyConfig
 from trm.errors import UserError
 from trm.problem import Problem, Relations
 from trm.puzzles.symmetry import Symmetry
@@ -134,8 +134,8 @@ class Family(ABC, Generic[C, G]):
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """New puzzles by split: tokens, answers and ratings.
 
-        No two of them are essentially the same, nor the same as a puzzle to `avoid` (tokens, [L]). UserError
-        where the family has no generator.
+        `config` is the generator section of the family. No two puzzles are essentially the same, nor the
+        same as one to `avoid` (tokens, [L]). UserError where the family has no generator.
         """
         raise UserError(f"puzzles of the family {self.config.name} cannot be generated: give data.train")
 

@@ -91,7 +91,7 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
     conflict = torch.zeros_like(halting)
     if step.wrong_B is not None:
         conflict = _bce(output.conflict_B, step.wrong_B)
-    total = tokens + config.halting_weight * (halting + continuing + conflict)
+    total = tokens + config.halting_weight * (halting + continuing) + config.conflict_weight * conflict
 
     done_B = slots.halted_B & (valid_B > 0)
     metrics = {
