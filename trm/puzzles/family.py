@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trm.config import DataConfig, FamilyConfig
+from trm.config import DataConfig, FamilyConfig, GeneratorConfig
 from trm.errors import UserError
 from trm.problem import Problem, Relations
 from trm.puzzles.symmetry import Symmetry
