@@ -1,5 +1,6 @@
 """The command: what it prints, what it returns, and one line on stderr for all that a user can put right."""
 
+import functools
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from trm.puzzles.grid.family import Grid
 from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
 from trm.puzzles.table import read_csv
-from trm.recipe import load_recipe
+from trm.recipe import RunConfig, load_recipe
 
 COMMANDS = {
     "solve": solve.solve,
@@ -591,3 +592,22 @@ def test_puzzle_ids_that_a_model_does_not_know_are_refused(capsys):
     assert "has the puzzle id 5, but the model knows ids below 2" in err
     Path("ids.csv").write_text(f"question,answer,puzzle\n{PUZZLES[0]},{ANSWER},-1\n")
     assert "line 2: the puzzle id -1 is negative" in run(capsys, "eval", "two", "--data", "ids.csv")[2]
+
+
+def test_validation_as_the_user_says_and_not_as_the_recipe_does(tmp_path, capsys):
+    """A recipe that names a validation file, and a user who holds puzzles out, or the other way round."""
+
+    def told(recipe: str, *options: str) -> RunConfig:
+        found = cli._parse(["train", recipe, *options])
+        assert isinstance(found, functools.partial)
+        return found.keywords["config"]
+
+    held = told("sudoku-paper", "--data.train", "x/train", "--data.hold-out", "100").data
+    assert (held.train, held.validation, held.hold_out) == ("x/train", "", 100)
+    file = told("maze-paper", "--data.train=x.csv", "--data.validation=y.csv").data
+    assert (file.validation, file.hold_out) == ("y.csv", 0)
+    held = told("arc-mini", "--data.hold_out", "2").data
+    assert (held.hold_out, held.model_dump()["hold_out_variants"]) == (2, 0)
+    both = ("--data.hold-out", "3", "--data.validation", "y.csv")
+    code, _, err = run(capsys, "train", "sudoku-paper", "--data.train", "x.csv", *both)
+    assert code == 2 and "not both" in err

@@ -261,7 +261,16 @@ def test_options_that_would_do_nothing_are_refused(kind, values, message):
 
 @pytest.mark.parametrize(("written", "meant"), [(True, "block"), (False, "none"), ("cycle", "cycle")])
 def test_compile_reads_what_earlier_versions_wrote(written, meant):
-    assert parse(ModelConfig, {"compile": written}, "test").compile == meant
+    old = {"task": {"name": "sudoku"}, "model": {"compile": written}}
+    assert parse(RunConfig, old, "test").model.compile == meant
+
+
+def test_positions_that_would_do_nothing():
+    assert parse(ModelConfig, {"mixing": "mixer"}, "test").positions == "none"
+    with pytest.raises(UserError, match="mixing mixer has no use for positions rope: set positions to none"):
+        parse(ModelConfig, {"mixing": "mixer", "positions": "rope"}, "test")
+    old = {"task": {"name": "sudoku"}, "model": {"mixing": "mixer", "positions": "rope"}}
+    assert parse(RunConfig, old, "test").model.positions == "none"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,9 @@ def test_remove_drafts_restores_and_removes_what_a_kill_left_and_nothing_else(tm
         (tmp_path / name / "a").write_text(name)
     (tmp_path / ".config.yaml.draft").write_text("half")
     (tmp_path / ".gitignore").write_text("*")
-    remove_drafts(tmp_path)
-    assert names(tmp_path) == {"model", "last", ".gitignore", ".git"}
+    (tmp_path / ".notes.draft").write_text("somebody's own")
+    (tmp_path / ".vimrc.old").write_text("too")
+    remove_drafts(tmp_path, "best", "last", "model", "config.yaml")
+    assert names(tmp_path) == {"model", "last", ".gitignore", ".git", ".notes.draft", ".vimrc.old"}
     assert (tmp_path / "last" / "a").read_text() == ".last.old"  # it was being replaced
     assert (tmp_path / "model" / "a").read_text() == "model"

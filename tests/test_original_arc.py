@@ -344,3 +344,30 @@ def test_a_run_on_a_folder_is_resumed_and_refuses_another_one(trm: Run, home: Pa
     assert "restore the data, or train into a new folder" in err
     (home / "third/identifiers.json").write_text(names)
     assert trm("train", "--resume", "third-run")[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_pair_of_some_tasks_is_held_out_under_every_variant(folder: Path, seed: int):
+    whole = prepared(folder)
+    table = whole.variants
+    assert table is not None
+    train, validation = original_arc.hold_out(whole.train, table, 2, seed)
+    again = original_arc.hold_out(whole.train, table, 2, seed)
+    assert np.array_equal(validation.puzzle_N, again[1].puzzle_N)
+    names = [name for name in table.names if table.ids(name)[0] in validation.puzzle_N]
+    assert len(names) == len(validation) == 2
+    for name in table.names:
+        for puzzle in table.ids(name):
+            before, after = (np.flatnonzero(each.puzzle_N == puzzle) for each in (whole.train, train))
+            kept = before[:-1] if name in names and len(before) > 1 else before
+            assert np.array_equal(whole.train.tokens_NL[kept], train.tokens_NL[after])
+        if name in names:
+            last = np.flatnonzero(whole.train.puzzle_N == table.ids(name)[0])[-1]
+            row = int(np.flatnonzero(validation.puzzle_N == table.ids(name)[0])[0])
+            assert np.array_equal(validation.tokens_NL[row], whole.train.tokens_NL[last])
+    with pytest.raises(UserError, match=r"data.hold_out is 99, but only \d tasks have two pairs or more"):
+        original_arc.hold_out(whole.train, table, 99, seed)
+
+
+def test_a_folder_may_be_trained_on_without_validation(folder: Path):
+    assert len(prepared(folder, validation="").validation) == 0

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import ANSWER, PUZZLES, TASK
 
+from trm import rng
 from trm.config import DataConfig
 from trm.data import sources
 from trm.errors import UserError
 from trm.original import folders as original
+from trm.puzzles.deal import classes
 from trm.puzzles.sudoku.config import SudokuDataConfig, SudokuGeneratorConfig
 from trm.puzzles.sudoku.family import Sudoku
-from trm.puzzles.table import Puzzles
+from trm.puzzles.table import Puzzles, from_arrays
 
 GENERATED = SudokuDataConfig(generate=SudokuGeneratorConfig(train=6, validation=3, test=2, extra_clues=2))
 
@@ -66,7 +69,7 @@ def test_a_split_of_an_original_folder_is_read_like_a_file(tmp_path, file):
     assert texts(sources.read(str(tmp_path / "folder" / "test"), TASK, 3)) == texts(puzzles)[:3]
     config = SudokuDataConfig(train=str(tmp_path / "folder" / "train"), hold_out=2)
     train, validation = prepare(config, tmp_path)
-    assert texts(train) + texts(validation) == texts(puzzles)[2:5] + texts(puzzles)[:2]
+    assert len(validation) == 2 and set(texts(train) + texts(validation)) <= set(texts(puzzles)[:5])
     with pytest.raises(UserError, match="the splits test, train: name one, such as"):
         sources.read(str(tmp_path / "folder"), TASK)
 
@@ -158,17 +161,92 @@ def test_generation_depends_on_the_seed(tmp_path):
     assert texts(a) == texts(b) != texts(c)
 
 
-def test_generation_that_was_cut_short_starts_again(tmp_path):
-    whole, _ = prepare(GENERATED, tmp_path)
-    (tmp_path / "made-from.json").unlink()
-    (tmp_path / "train.csv").write_text("question,ans")
-    assert texts(prepare(GENERATED, tmp_path)[0]) == texts(whole)
+def test_generation_that_was_cut_short_leaves_nothing_and_starts_again(tmp_path, monkeypatch):
+    whole, _ = prepare(GENERATED, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "write_atomic", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(GENERATED, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    assert texts(prepare(GENERATED, tmp_path / "data")[0]) == texts(whole)
 
 
-def test_held_out_puzzles_are_the_first_and_no_training_puzzles(file, tmp_path):
-    train, validation = prepare(SudokuDataConfig(train=str(file), hold_out=3), tmp_path)
-    assert texts(validation) == list(PUZZLES[:3])
-    assert texts(train) == others(*PUZZLES[:3]) != []
+def test_files_that_no_run_has_made_are_left_alone(tmp_path):
+    (tmp_path / "train.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"holds puzzles that no run has made \(made-from.json is missing\)"):
+        prepare(GENERATED, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine too")
+    with pytest.raises(UserError, match=r"notes\.txt was not made by a run"):
+        prepare(GENERATED, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.csv", "notes.txt"}
+    assert (tmp_path / "train.csv").read_text() == "mine"
+
+
+def test_a_run_that_goes_on_generates_nothing(tmp_path):
+    def go_on(seed: int = 0) -> sources.TrainingData:
+        return sources.prepare(GENERATED, TASK, seed, tmp_path / "data", lambda done: None, resume=True)
+
+    with pytest.raises(UserError, match=r"made-from\.json is missing; put them back"):
+        go_on()
+    first, _ = prepare(GENERATED, tmp_path / "data")
+    assert texts(go_on().train) == texts(first)
+    with pytest.raises(UserError, match=r"made-from\.json names others; put them back"):
+        go_on(seed=1)
+
+
+def test_puzzles_are_held_out_at_random_and_never_trained_on(file, tmp_path):
+    config = SudokuDataConfig(train=str(file), hold_out=2)
+    chosen = set()
+    for seed in range(20):
+        train, validation = prepare(config, tmp_path, seed)
+        assert texts(train) == others(*texts(validation)) != []
+        assert len(validation) == 2
+        chosen.add(tuple(texts(validation)))
+    assert len(chosen) > 10
+    assert texts(prepare(config, tmp_path, 3)[1]) == texts(prepare(config, tmp_path, 3)[1])
+
+
+def test_a_run_of_an_earlier_version_holds_out_the_first_rows(file, tmp_path):
+    config = SudokuDataConfig(train=str(file), hold_out=3)
+    made = sources.prepare(config, TASK, 0, tmp_path, lambda done: None, resume=True, first_rows=True)
+    assert texts(made.validation) == list(PUZZLES[:3])
+    assert texts(made.train) == others(*PUZZLES[:3])
+
+
+def test_whole_groups_of_a_folder_are_held_out(file, tmp_path):
+    """Each of four puzzles under five symmetries, as the original's builder writes them."""
+    puzzles = sources.read(str(file), TASK)
+    different = [members[0] for members in classes([TASK.canonical(each) for each in puzzles.tokens_NL])]
+    chosen = puzzles.take(np.repeat(different, 5))
+    symmetry = TASK.symmetry(rng.fold(rng.stream("test"), torch.arange(len(chosen))))
+    images = [
+        symmetry.apply(torch.from_numpy(each).long()).numpy()
+        for each in (chosen.tokens_NL, chosen.answers_NL)
+    ]
+    groups = {"train": np.arange(0, len(chosen) + 1, 5)}
+    original.write(tmp_path / "folder", {"train": from_arrays(*images)}, TASK, groups)
+    config = SudokuDataConfig(train=str(tmp_path / "folder" / "train"), hold_out=2, augment=False)
+    train, validation = prepare(config, tmp_path)
+    assert len(validation) == 2  # the interval counts groups
+    assert len(train) == 5 * (len(different) - 2)
+    held = {TASK.canonical(tokens_L) for tokens_L in validation.tokens_NL}
+    assert len(held) == 2 and not held & {TASK.canonical(tokens_L) for tokens_L in train.tokens_NL}
+
+
+def test_rows_without_labels_are_refused(file, tmp_path):
+    puzzles = sources.read(str(file), TASK)
+    puzzles.answers_NL[2] = 0
+    original.write(tmp_path / "folder", {"test": puzzles}, TASK)
+    with pytest.raises(UserError, match=r"folder/test, row 2: no label"):
+        sources.read(str(tmp_path / "folder" / "test"), TASK)
+
+
+def test_no_name_is_no_split_wherever_the_command_runs(tmp_path, monkeypatch):
+    (tmp_path / "dataset.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert not original.is_split("")
+    assert original.is_split(".")
+    assert len(prepare(GENERATED, tmp_path / "data")[0]) == 6
 
 
 def test_data_made_with_other_options_is_made_again(tmp_path):
@@ -190,8 +268,13 @@ def others(*held: str) -> list[str]:
 
 def test_essentially_equal_puzzles_are_never_on_both_sides(file, tmp_path):
     (tmp_path / "more.csv").write_text(file.read_text() + f"{moved(PUZZLES[0])},{moved(ANSWER)}\n")
-    train, validation = prepare(SudokuDataConfig(train=str(tmp_path / "more.csv"), hold_out=1), tmp_path)
-    assert texts(validation) == [PUZZLES[0]]
+    more = sources.read(str(tmp_path / "more.csv"), TASK)
+    seeds = range(40)
+    splits = [
+        prepare(SudokuDataConfig(train=str(tmp_path / "more.csv"), hold_out=1), tmp_path, s) for s in seeds
+    ]
+    train, _ = next(each for each in splits if texts(each[1]) == [PUZZLES[0]])
+    assert len(more) == len(PUZZLES) + 1
     assert texts(train) == others(PUZZLES[0])  # its image is left out, and so are its like
     (tmp_path / "validation.csv").write_text(f"question,answer\n{moved(PUZZLES[2])},{moved(ANSWER)}\n")
     config = SudokuDataConfig(train=str(file), validation=str(tmp_path / "validation.csv"))

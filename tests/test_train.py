@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import trm
 from trm.config import dump_config, parse
 from trm.errors import UserError
-from trm.recipe import RunConfig
+from trm.recipe import RunConfig, load_config
 from trm.training import checkpoint
 from trm.training.loop import train
 from trm.training.step import TrainingStep
@@ -307,3 +307,83 @@ def test_tiny_learns(tmp_path: Path):
     assert outcome.best > 0.9
     losses = [line["loss"] for line in metrics(tmp_path / "run", "train")]
     assert losses[-1] < 0.2 * losses[0]
+
+
+# --- the folder of a run, and its data
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "extra", [".vimrc.old", ".notes.draft", "letter.txt", "data/train.csv", ".x.y.draft/z"]
+)
+def test_nothing_of_somebody_elses_folder_is_touched(tmp_path: Path, extra: str):
+    (tmp_path / extra).parent.mkdir(exist_ok=True)
+    (tmp_path / extra).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="choose another folder with --out"):
+        train(config(), tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path):
+    with pytest.raises(UserError, match=r"cannot read nothing\.csv"):
+        train(config(data={"train": "nothing.csv", "hold_out": 2}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_new_run_takes_over_what_a_killed_one_left(reference: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    subprocess.run(["cp", "-r", reference / "data", folder / "data"], check=True)
+    (folder / ".config.yaml.draft").write_text("half")
+    (folder / ".data.abcdefgh.draft").mkdir()
+    assert train(config(), folder).finished
+    assert weights(folder) == weights(reference)
+    assert not list(folder.glob(".*"))
+
+
+def test_own_files_in_the_folder_of_a_run_stay(reference: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    (folder / ".notes.draft").write_text("mine")
+    (folder / ".vimrc.old").write_text("mine")
+    assert train(None, folder).finished
+    assert {path.name for path in folder.glob(".*")} == {".notes.draft", ".vimrc.old"}
+
+
+def test_a_run_that_goes_on_finds_its_own_data_or_stops(reference: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    lines = (folder / "data/train.csv").read_text().splitlines()
+    (folder / "data/train.csv").write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    with pytest.raises(UserError, match=r"the train puzzles are not those .* \(40 then, 39 now\)"):
+        train(None, folder)
+    (folder / "data/train.csv").write_text("\n".join(lines) + "\n")
+    assert train(None, folder).finished
+    (folder / "data.json").unlink()  # a run of an earlier version kept no record
+    assert train(None, folder).finished
+
+
+def test_a_run_on_files_can_be_moved_with_them(reference: Path, tmp_path: Path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "mine").mkdir(parents=True)
+    for name in ("train", "validation"):
+        subprocess.run(["cp", reference / "data" / f"{name}.csv", here / "mine"], check=True)
+    options = {"train": "train.csv", "validation": "validation.csv", "generate": {}}
+    (here / "mine" / "recipe.yaml").write_text(dump_config(config(data=options)))
+    monkeypatch.chdir(here)
+    settings = load_config(Path("mine/recipe.yaml"))
+    assert settings.data.train == "mine/train.csv"
+    assert not train(settings, Path("runs/a"), 7).finished
+    monkeypatch.chdir(tmp_path)
+    here.rename(there)
+    assert train(None, there / "runs" / "a").finished
+    validation = there / "mine" / "validation.csv"
+    validation.write_text(validation.read_text().replace("0\n", "1\n"))  # ratings play no part
+    assert train(None, there / "runs" / "a").finished
+    (there / "mine" / "train.csv").write_text(validation.read_text())
+    with pytest.raises(UserError, match=r"essentially the same|are not those that this run"):
+        train(None, there / "runs" / "a")

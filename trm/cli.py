@@ -72,7 +72,7 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.recipe import load_recipe
 
         recipe = next((word for word in arguments[:1] if not word.startswith("-")), "mini")
-        return train.command(load_recipe(recipe), recipe)
+        return train.command(load_recipe(recipe), recipe, arguments)
     if name == "eval":
         from trm.commands.evaluate import evaluate
 

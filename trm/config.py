@@ -18,7 +18,6 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -67,7 +66,7 @@ class ModelConfig(Config):
     """How positions exchange information: self-attention; an MLP over a fixed number of tokens; 3x3
     convolutions, for boards whose rules are local; means over related candidates (kind candidates)."""
     positions: Literal["rope", "learned", "none"] = "rope"
-    """Position encoding; RoPE acts in attention only."""
+    """Position encoding; RoPE acts in attention only, and the default of all other mixing is none."""
     gate: Literal["swiglu", "normed"] = "swiglu"
     """normed: down(sigmoid(g) * rmsnorm(g * u)), which stays bounded under Muon."""
     prefix: int = Field(0, ge=0)
@@ -99,11 +98,13 @@ class ModelConfig(Config):
         """K, given or derived."""
         return self.head_width or self.width // self.heads
 
-    @field_validator("compile", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _yes_or_no(cls, value: Any) -> Any:
-        """Configurations written by earlier versions say true or false."""
-        return {True: "block", False: "none"}[value] if isinstance(value, bool) else value
+    def _no_positions(cls, values: Any) -> Any:
+        """Only attention has a use for the default of `positions`."""
+        if not isinstance(values, Mapping) or values.get("mixing", "attention") == "attention":
+            return values
+        return {"positions": "none", **values}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -114,6 +115,8 @@ class ModelConfig(Config):
                 )
             if self.positions == "rope" and self.width_of_a_head % 2:
                 raise ValueError("rope needs an even head width (head_width, or else width / heads)")
+        elif self.positions == "rope":
+            raise ValueError(f"mixing {self.mixing} has no use for positions rope: set positions to none")
         elif self.head_width is not None:
             raise ValueError(f"head_width is for mixing attention, and would do nothing for {self.mixing}")
         if self.conflict_head and self.kind != "candidates":
@@ -308,13 +311,16 @@ class GeneratorConfig(Config):
 class DataConfig(Config):
     """Where puzzles come from: what all families share."""
 
+    paths: ClassVar[tuple[str, ...]] = ("train", "validation")
+    """Options that name files or folders, or several of them separated by commas."""
     train: str = ""
     """CSV file of training puzzles, a known hub file such as hub:sudoku-extreme/train, or a split of a data
     folder of the original code, such as FOLDER/train."""
     validation: str = ""
     """The same for held-out training puzzles; every choice during training is made on them."""
     hold_out: int = Field(0, ge=0)
-    """Without a validation file: puzzles held out of the training file."""
+    """Without a validation file: puzzles held out of the training file, drawn at random. In a data folder of
+    the original code: groups, whose members are variants of one puzzle; the first of each is validated on."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -85,13 +85,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_drafts(folder: Path) -> None:
+def drafts(folder: Path, *names: str) -> list[Path]:
+    """What a killed process may have left of files and folders of these names (patterns of `glob`).
+
+    Everything else in the folder is somebody's own, whatever it is called.
+    """
+    found = [path for name in names for ends in ("old", "draft") for path in folder.glob(f".{name}.{ends}")]
+    found += [path for name in names for path in folder.glob(f".{name}.*.draft") if path.is_dir()]
+    return list(dict.fromkeys(found))
+
+
+def remove_drafts(folder: Path, *names: str) -> None:
     """Clean up after a killed process: restore folders that were being replaced, delete drafts."""
-    for old in folder.glob(".*.old"):
-        path = folder / old.name[1:].removesuffix(".old")
-        shutil.rmtree(old) if path.exists() else old.rename(path)
-    for draft in folder.glob(".*.draft"):
-        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+    for path in drafts(folder, *names):
+        if path.suffix == ".old" and not (whole := folder / path.name[1:].removesuffix(".old")).exists():
+            path.rename(whole)
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def remove_folder(path: Path) -> None:

@@ -19,7 +19,7 @@ from trm.puzzles.grid import readers as grids
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.grid.readers import Row
 from trm.puzzles.table import write_csv
-from trm.recipe import RunConfig, load_recipe
+from trm.recipe import RunConfig, load_recipe, located
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,5 +125,5 @@ def lay_out(
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in files.items():
             write_csv(path, family, splits[name], "own")
-        write_atomic(folder / "recipe.yaml", dump_config(run))
+        write_atomic(folder / "recipe.yaml", dump_config(located(run, folder)))
     return run

@@ -5,7 +5,8 @@ torch nor numpy, so that the command answers at once.
 """
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
@@ -114,6 +115,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     new = dict(values)
     if "task" in new:
         new.setdefault("family", new.pop("task"))
+        if isinstance(new.get("model"), Mapping):
+            new["model"] = _upgraded_model(new["model"])
     family, data = new.get("family"), new.get("data")
     if not isinstance(data, Mapping):
         return new
@@ -133,6 +136,16 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
+def _upgraded_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`compile` was true or false, and the mixer was listed with positions that it never had."""
+    new = dict(values)
+    if isinstance(new.get("compile"), bool):
+        new["compile"] = "block" if new["compile"] else "none"
+    if new.get("mixing", "attention") != "attention" and new.get("positions") == "rope":
+        new["positions"] = "none"
+    return new
+
+
 # --- Reading recipes
 
 
@@ -146,7 +159,37 @@ def load_config(path: Path) -> RunConfig:
         raise UserError(f"{path} is not a text file") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {first_line(error)}") from None
-    return parse(RunConfig, {} if values is None else values, str(path))
+    config = parse(RunConfig, {} if values is None else values, str(path))
+    return _renamed(config, lambda name: _beside(name, path.parent))
+
+
+def located(config: RunConfig, folder: Path) -> RunConfig:
+    """The configuration for a file in a folder: paths are named from there, so that both can be moved."""
+
+    def name_from(name: str) -> str:
+        there = name and not Path(name).is_absolute() and Path(name).exists()
+        return os.path.relpath(name, folder) if there else name
+
+    return _renamed(config, name_from)
+
+
+def _beside(name: str, folder: Path) -> str:
+    """A path that a file in a folder names: from there if it is there, else from where the command runs."""
+    there = name and not Path(name).is_absolute() and (folder / name).exists()
+    return os.path.normpath(folder / name) if there else name
+
+
+def _renamed(config: RunConfig, rename: Callable[[str], str]) -> RunConfig:
+    """The configuration with other names of all files and folders, where they are several one by one."""
+
+    def several(names: str) -> str:
+        return ",".join(rename(name.strip()) for name in names.split(",")) if names else names
+
+    data = {option: several(getattr(config.data, option)) for option in config.data.paths}
+    train = {"start_from": rename(config.train.start_from)}
+    return config.model_copy(
+        update={"data": config.data.model_copy(update=data), "train": config.train.model_copy(update=train)}
+    )
 
 
 def recipe_names() -> list[str]:

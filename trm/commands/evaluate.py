@@ -85,7 +85,7 @@ def evaluate(
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
     found = pretrained.load(model, pick_device(device), dtype)
-    if (group := found.family.commands) and not original.is_split(Path(data)):
+    if (group := found.family.commands) and not original.is_split(data):
         raise UserError(f"models of this family have commands of their own: trm {group} eval --help")
     if found.config.puzzle_ids and found.config.model.puzzle_width:
         table = original_arc.variants(Path(data).resolve().parent)

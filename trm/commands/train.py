@@ -1,6 +1,6 @@
 """`trm train`: from a recipe to weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +10,20 @@ from trm.commands.common import Device, at_least, console
 from trm.errors import UserError
 from trm.recipe import RunConfig
 
+# Ways to get validation puzzles, of which a run has one.
+_VALIDATION = ("validation", "hold_out", "hold_out_variants")
 
-def command(recipe: RunConfig, name: str = "mini") -> Callable[..., int]:
-    """The command `train` with a recipe's values as the defaults of its options."""
+
+def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()) -> Callable[..., int]:
+    """The command `train` with a recipe's values as the defaults of its options.
+
+    Where the arguments say how validation puzzles are got, the recipe's own way is not in their way.
+    """
+    given = {word.split("=")[0].replace("-", "_").removeprefix("__data.") for word in arguments}
+    if given & set(_VALIDATION):
+        fields = type(recipe.data).model_fields
+        replaced = {way: fields[way].default for way in _VALIDATION if way in fields and way not in given}
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=replaced)})
 
     def train(
         recipe_name: Annotated[Positional[str], arg(name="recipe", metavar="RECIPE")] = "mini",

@@ -7,15 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trm import rng
 from trm.config import DataConfig, GeneratorConfig
 from trm.data import batches
 from trm.errors import UserError, first_line
-from trm.files import sha256, write_atomic
+from trm.files import new_folder, sha256, write_atomic
 from trm.original import arc as original_arc
 from trm.original import folders as original
+from trm.puzzles import deal
 from trm.puzzles.family import Family, TrainingData
 from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
 from trm.recipe import upgraded
+
+MADE_FROM = "made-from.json"
 
 
 class HubFile(NamedTuple):
@@ -72,9 +76,16 @@ def locate(name: str) -> Path:
 def read(name: str, family: Family, limit: int | None = None) -> Puzzles:
     """Puzzles of a CSV file, of `hub:NAME`, or of a split of one of the original code's data folders."""
     path = locate(name)
-    if original.is_split(path):
+    if original.is_split(str(path)):
         path = path.resolve()  # so that "." has a name
-        return original.read(path.parent, path.name, family).take(slice(limit))
+        puzzles = original.read(path.parent, path.name, family).take(slice(limit))
+        empty_N = ~puzzles.answers_NL.any(axis=1)
+        if empty_N.any():
+            raise UserError(
+                f"{name}, row {empty_N.argmax()}: no label, so there is nothing to learn or to measure; "
+                "build the folder without such rows"
+            )
+        return puzzles
     if original.is_folder(path):
         splits = ", ".join(original.splits(path))
         raise UserError(f"{path} is a data folder with the splits {splits}: name one, such as {path}/train")
@@ -99,47 +110,78 @@ def generate(
 
 
 def prepare(
-    config: DataConfig, family: Family, seed: int, folder: Path, progress: Callable[[int], None]
+    config: DataConfig,
+    family: Family,
+    seed: int,
+    folder: Path,
+    progress: Callable[[int], None],
+    resume: bool = False,
+    first_rows: bool = False,
 ) -> TrainingData:
     """Training and validation puzzles of a run, essentially different from each other.
 
-    Generated puzzles are written to `folder` as CSV and read back from there ever after, so that a
-    resumed run sees the same ones even if the generator has changed.
+    Generated puzzles are written to `folder` as CSV and read back from there ever after, so that a resumed
+    run sees the same ones even if the generator has changed.
+
+    Args:
+        config: where puzzles come from.
+        family: what they are.
+        seed: of the generator, and of what is held out.
+        folder: for generated puzzles; it appears as a whole.
+        progress: called with the number of puzzles generated so far.
+        resume: the run goes on: nothing is generated, and a folder that is not the run's own is a UserError.
+        first_rows: hold out the first rows, as earlier versions did.
     """
     # What the original's builder has laid out holds variants and all: its rows are trained on as they are.
-    given = original.is_split(Path(config.train))
+    given = original.is_split(config.train)
     own = None if given else family.prepare(config, seed)
     if own is not None:
         return own
     if given:
         family.check_rows(config)
-    train, validation = _splits(config, family, seed, folder, progress)
-    if family.named_ids:  # the names of the ids are beside the split
-        home = Path(config.train).resolve().parent
-        table = original_arc.variants(home)
-        return TrainingData(
-            train,
-            validation,
-            len(table),
-            lambda to: batches.as_they_are(train, to),
-            table,
-            original_arc.seen(home, train, table, family),
-            original_arc.chances(train, table),
-        )
+        if family.named_ids:
+            return _named(config, family, seed)
+    if not config.train:
+        train, validation = _generated(config, family, seed, folder, progress, resume)
+    elif config.validation:
+        train, validation = read(config.train, family), read(config.validation, family)
+        _refuse_overlap(train, validation, family)
+    else:
+        train = read(config.train, family)
+        train, validation = _held_out(train, config.hold_out, family, seed, first_rows)
     ids = int(max(train.puzzle_N.max(), validation.puzzle_N.max())) + 1
     if config.augments():
         return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, family, to))
     return TrainingData(train, validation, ids, lambda to: batches.as_they_are(train, to))
 
 
-def _splits(
-    config: DataConfig, family: Family, seed: int, folder: Path, progress: Callable[[int], None]
+def _named(config: DataConfig, family: Family, seed: int) -> TrainingData:
+    """Rows whose puzzle ids have names, beside the split."""
+    train = read(config.train, family)
+    home = Path(config.train).resolve().parent
+    table = original_arc.variants(home)
+    record = original_arc.seen(home, train, table, family)
+    validation = train.take(slice(0))
+    if config.validation:
+        validation = read(config.validation, family)
+        _refuse_overlap(train, validation, family)
+    elif config.hold_out:
+        train, validation = original_arc.hold_out(train, table, config.hold_out, seed)
+    chance_N = original_arc.chances(train, table)
+    return TrainingData(
+        train, validation, len(table), lambda to: batches.as_they_are(train, to), table, record, chance_N
+    )
+
+
+def _generated(
+    config: DataConfig,
+    family: Family,
+    seed: int,
+    folder: Path,
+    progress: Callable[[int], None],
+    resume: bool,
 ) -> tuple[Puzzles, Puzzles]:
-    """Training and validation puzzles from files or a generator."""
-    if config.train:
-        train = read(config.train, family)
-        validation = read(config.validation, family) if config.validation else None
-        return _held_out(train, validation, config.hold_out, family)
+    """Training and validation puzzles of the generator, from the folder where it has written them."""
     generator = config.generator()
     if generator is None:
         raise UserError("no training data: give data.train and data.validation, or data.hold_out")
@@ -148,18 +190,38 @@ def _splits(
             "no training data: give data.train and data.validation (CSV files), "
             "or data.generate.train and data.generate.validation (numbers of puzzles)"
         )
-    mark = folder / "made-from.json"
+    mark = folder / MADE_FROM
     wanted = {
         "family": family.config.model_dump(mode="json"),
         "data": {"generate": generator.model_dump(mode="json")},
         "seed": seed,
     }
     if not mark.exists() or _made_from(mark, family) != wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, puzzles in generate(generator, family, seed, progress).items():
-            write_csv(folder / f"{name}.csv", family, puzzles, "generated")
-        write_atomic(mark, json.dumps(wanted, indent=1))  # last: what has no mark is made again
+        if resume:
+            fault = "names others" if mark.exists() else "is missing"
+            raise UserError(
+                f"{folder} does not hold the puzzles that this run was started with: {mark.name} {fault}; "
+                "put them back, or train into a new folder"
+            )
+        _check_ours(folder, {f"{name}.csv" for name in generator.counts()})
+        splits = generate(generator, family, seed, progress)
+        with new_folder(folder) as draft:
+            for name, puzzles in splits.items():
+                write_csv(draft / f"{name}.csv", family, puzzles, "generated")
+            write_atomic(draft / MADE_FROM, json.dumps(wanted, indent=1))
     return read_csv(folder / "train.csv", family), read_csv(folder / "validation.csv", family)
+
+
+def _check_ours(folder: Path, files: set[str]) -> None:
+    """Raise UserError unless the folder may be replaced: a run has made it, and nobody put anything in."""
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if odd := sorted(there - files - {MADE_FROM}):
+        raise UserError(f"{folder / odd[0]} was not made by a run: choose another folder with --out")
+    if there and MADE_FROM not in there:
+        raise UserError(
+            f"{folder} holds puzzles that no run has made ({MADE_FROM} is missing): give them with "
+            "--data.train and --data.validation, or choose another folder with --out"
+        )
 
 
 def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
@@ -181,28 +243,50 @@ def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
         return None
 
 
-def _held_out(
-    train: Puzzles, validation: Puzzles | None, hold_out: int, family: Family
-) -> tuple[Puzzles, Puzzles]:
-    """Split off the first puzzles for validation where there is no file for it.
-
-    Augmentation shows the model every image of a training puzzle, so none may be held out as well:
-    training puzzles of a class that is held out are left out, and overlapping files are a UserError.
-    """
-    given = validation is not None
-    if validation is None:
-        if not 0 < hold_out < len(train):
-            raise UserError(
-                f"data.hold_out is {hold_out} of {len(train)} puzzles: give data.validation, or hold some out"
-            )
-        train, validation = train.take(slice(hold_out, None)), train.take(slice(hold_out))
+def _refuse_overlap(train: Puzzles, validation: Puzzles, family: Family) -> None:
+    """UserError where training puzzles are essentially validation puzzles: augmentation shows all images."""
     held = {family.canonical(tokens_L) for tokens_L in validation.tokens_NL}
-    fresh = np.array([family.canonical(tokens_L) not in held for tokens_L in train.tokens_NL])
-    if given and not fresh.all():
+    shared_N = deal.among(map(family.canonical, train.tokens_NL), held)
+    if shared_N.any():
         raise UserError(
-            f"{(~fresh).sum()} training puzzles are essentially the same as validation puzzles: "
+            f"{shared_N.sum()} training puzzles are essentially the same as validation puzzles: "
             "remove them from data.train, or validation says nothing"
         )
-    if not fresh.any():
+
+
+def _held_out(
+    train: Puzzles, count: int, family: Family, seed: int, first_rows: bool
+) -> tuple[Puzzles, Puzzles]:
+    """Hold out whole groups, drawn at random, of which the first row is validated on.
+
+    Augmentation shows the model every image of a training puzzle, so none may be held out as well: training
+    groups that are essentially the same as one held out are left out.
+    """
+    group_N = np.arange(len(train)) if train.group_N is None or first_rows else train.group_N
+    groups, first_G = np.unique(group_N, return_index=True)
+    if not 0 < count < len(groups):
+        raise UserError(
+            f"data.hold_out is {count} of {len(groups)} puzzles: give data.validation, or hold some out"
+        )
+    order_G = rng.permutation(rng.fold(rng.stream("hold out"), seed), len(groups)).numpy()
+    held_G = np.isin(np.arange(len(groups)), np.arange(count) if first_rows else order_G[:count])
+    # The members of a group are images of one puzzle: the first of them speaks for all.
+    forms = [family.canonical(tokens_L) for tokens_L in train.tokens_NL[first_G]]
+    left_out_G = deal.among(forms, [form for form, held in zip(forms, held_G, strict=True) if held])
+    if left_out_G.all():
         raise UserError("every training puzzle is essentially the same as one held out: give more puzzles")
-    return train.take(fresh), validation
+    kept_N = np.isin(group_N, groups[~left_out_G])
+    return train.take(kept_N), train.take(first_G[held_G])
+
+
+class Record(NamedTuple):
+    """What a run trains on and is judged by, for a resumed run to compare."""
+
+    rows: int
+    sha256: str
+
+
+def records(data: TrainingData) -> dict[str, Record]:
+    """Numbers and hashes of the training and the validation puzzles."""
+    parts = {"train": data.train, "validation": data.validation}
+    return {name: Record(len(part), part.digest()) for name, part in parts.items()}

@@ -79,6 +79,30 @@ def chances(train: Puzzles, table: Variants) -> np.ndarray:
     return chance_N / chance_N.sum()
 
 
+def hold_out(train: Puzzles, table: Variants, count: int, seed: int) -> tuple[Puzzles, Puzzles]:
+    """Training and validation rows: of some tasks, drawn at random, the last pair is held out.
+
+    It is a test pair where the builder knew its output. It is left out under every variant of the task, and
+    asked for under the task itself, whose embedding its other pairs train.
+
+    Raises:
+        UserError: there are not so many tasks with two pairs or more.
+    """
+    ends_N = np.append(train.puzzle_N[1:] != train.puzzle_N[:-1], True)
+    starts_N = np.insert(ends_N[:-1], 0, True)
+    last = np.flatnonzero(ends_N & ~starts_N)  # the last row of every puzzle that has two or more
+    task_of_last = _task_of(train.puzzle_N[last], table)
+    able = np.unique(task_of_last)
+    if count > len(able):
+        raise UserError(f"data.hold_out is {count}, but only {len(able)} tasks have two pairs or more")
+    chosen = np.sort(np.random.default_rng(seed).permutation(able)[:count])
+    left_out = last[np.isin(task_of_last, chosen)]
+    _, first = np.unique(_task_of(train.puzzle_N[left_out], table), return_index=True)
+    kept_N = np.ones(len(train), bool)
+    kept_N[left_out] = False
+    return train.take(kept_N), train.take(left_out[first])
+
+
 def seen(folder: Path, train: Puzzles, table: Variants, family: Family) -> Seen:
     """What a model sees that is trained on these rows of a folder: see `readers.Seen`.
 

@@ -87,6 +87,7 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     # The original's transformer has the head, but asks for no second forward pass to learn it from.
     continue_loss = not take("no_ACT_continue", kind != "hrm")
     heads = take("num_heads")
+    positions = take("pos_encodings", "rope")
     model = {
         "kind": kind,
         "width": width,
@@ -99,7 +100,7 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
         "T": take("H_cycles", 1),
         "n": take("L_cycles", 1),
         "mixing": "mixer" if mixer else "attention",
-        "positions": take("pos_encodings", "rope"),
+        "positions": "none" if mixer and positions == "rope" else positions,
         "prefix": prefix,
         "puzzle_width": puzzle_width,
         "single_latent": single,

@@ -58,9 +58,9 @@ class _About(Config):
     sets: list[str] = Field(min_length=1)
 
 
-def is_split(path: Path) -> bool:
-    """Whether a path is a split of such a folder."""
-    return (path / _ABOUT).is_file()
+def is_split(name: str) -> bool:
+    """Whether a path is a split of such a folder; no name is none, wherever the command runs."""
+    return bool(name) and (Path(name) / _ABOUT).is_file()
 
 
 def is_folder(path: Path) -> bool:
@@ -99,8 +99,8 @@ def sizes(path: Path) -> Sizes:
 def read(folder: Path, split: str, family: Family) -> Puzzles:
     """The examples of a split: the sets one after the other, each in the order of its files.
 
-    Every example carries the id of its puzzle; ratings are 0 and groups are left out, as the format has
-    no ratings and `Puzzles` no groups. Labels that the original ignores become token 0, which the loss
+    Every example carries the id of its puzzle and the number of its group; ratings are 0, as the format has
+    none. Labels that the original ignores become token 0, which the loss
     ignores here; where `ignore_label_id` is null, the original learns padding and we do not. A change of
     the arrays never reaches the files.
 
@@ -111,11 +111,17 @@ def read(folder: Path, split: str, family: Family) -> Puzzles:
     parts = [_read_set(folder / split, name, about) for name in about.sets]
     if len(parts) == 1:
         return parts[0]
+    groups, count = [], 0
+    for part in parts:
+        assert part.group_N is not None  # see `_read_set`
+        groups.append(part.group_N + count)
+        count += int(part.group_N[-1]) + 1
     return Puzzles(
         np.concatenate([part.tokens_NL for part in parts]),
         np.concatenate([part.answers_NL for part in parts]),
         np.concatenate([part.puzzle_N for part in parts]),
         np.concatenate([part.rating_N for part in parts]),
+        np.concatenate(groups),
     )
 
 
@@ -228,9 +234,14 @@ def _read_set(inside: Path, name: str, about: _About) -> Puzzles:
             "build the folder again"
         )
     _check_bounds(first_M1, N, str(file("puzzle_indices")))
-    _check_bounds(_load(file("group_indices"), 1), M, str(file("group_indices")))
-    puzzle_N = np.repeat(puzzle_M.astype(np.int32), np.diff(first_M1.astype(np.int64)))
-    return Puzzles(tokens_NL, answers_NL, puzzle_N, np.zeros(N, dtype=np.int32))
+    first_G1 = _load(file("group_indices"), 1)
+    _check_bounds(first_G1, M, str(file("group_indices")))
+    examples_M, puzzles_G = (np.diff(first.astype(np.int64)) for first in (first_M1, first_G1))
+    puzzle_N = np.repeat(puzzle_M.astype(np.int32), examples_M)
+    group_M = np.repeat(np.arange(len(puzzles_G), dtype=np.int32), puzzles_G)
+    return Puzzles(
+        tokens_NL, answers_NL, puzzle_N, np.zeros(N, dtype=np.int32), np.repeat(group_M, examples_M)
+    )
 
 
 def _load_tokens(path: Path, about: _About, ignored: int | None) -> np.ndarray:

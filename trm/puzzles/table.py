@@ -8,6 +8,7 @@ Shapes: N puzzles, L tokens.
 """
 
 import csv
+import hashlib
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,9 @@ class Puzzles:
     answers_NL: np.ndarray
     puzzle_N: np.ndarray
     rating_N: np.ndarray
+    group_N: np.ndarray | None = None
+    """Number of the group of every puzzle, whose members are variants of one another, ascending, int32 [N];
+    None where every puzzle stands for itself."""
 
     def __len__(self) -> int:
         return len(self.tokens_NL)
@@ -36,8 +40,20 @@ class Puzzles:
     def take(self, index: slice | np.ndarray) -> "Puzzles":
         """The chosen puzzles."""
         return Puzzles(
-            self.tokens_NL[index], self.answers_NL[index], self.puzzle_N[index], self.rating_N[index]
+            self.tokens_NL[index],
+            self.answers_NL[index],
+            self.puzzle_N[index],
+            self.rating_N[index],
+            None if self.group_N is None else self.group_N[index],
         )
+
+    def digest(self) -> str:
+        """Hash of all that training sees of them, in hexadecimal."""
+        found = hashlib.sha256()
+        for array, kind in ((self.tokens_NL, "u1"), (self.answers_NL, "u1"), (self.puzzle_N, "<i4")):
+            found.update(f"{array.shape}".encode())
+            found.update(np.ascontiguousarray(array, kind).data)
+        return found.hexdigest()
 
 
 def from_arrays(

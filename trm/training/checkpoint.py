@@ -70,7 +70,7 @@ def load(folder: Path, state: dict[str, Any]) -> int:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
-    remove_drafts(folder)
+    remove_drafts(folder, "step-*")
     saved = steps_saved(folder)
     if not saved:
         raise UserError(f"no checkpoint in {folder}: nothing to resume; start the run again")

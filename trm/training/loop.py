@@ -9,6 +9,7 @@ A run is a folder:
     config.yaml       what was asked for
     metrics.jsonl     one JSON object per line: {"kind": "train" | "eval", "step": ...}
     data/             generated puzzles, if the recipe generates them
+    data.json         numbers and hashes of the puzzles, which a resumed run must find again
     checkpoints/      state for going on (see `checkpoint`)
     seen.json         what the weights have seen of ARC, those that the run started from included
     best/, last/      weights to use (see `pretrained`): best on validation, and newest
@@ -36,14 +37,14 @@ from trm import pretrained
 from trm.config import dump_config
 from trm.data import sources
 from trm.data.batches import Batches
-from trm.errors import UserError
-from trm.files import full_disk_is_a_user_error, remove_drafts, write_atomic
+from trm.errors import UserError, first_line
+from trm.files import drafts, full_disk_is_a_user_error, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
 from trm.inference.solver import pick_device
 from trm.models import RecursiveModel, State, build
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
-from trm.recipe import RunConfig, load_config
+from trm.recipe import RunConfig, load_config, located
 from trm.terminal import bar
 from trm.training import checkpoint
 from trm.training.decisions import Decisions
@@ -52,7 +53,9 @@ from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
 from trm.training.supervision import Batch, Slots
 
-_SEEN = "seen.json"
+_SEEN, _DATA = "seen.json", "data.json"
+# What a run writes into its folder: nothing else there is touched.
+_FILES = ("config.yaml", _SEEN, _DATA, "metrics.jsonl", "data", "best", "last")
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,32 @@ def train(
     device = pick_device(device)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
         resume = config is None
-        config = _reopen(folder) if config is None else _open(folder, config)
+        if config is None:
+            config = _reopen(folder)
+        else:
+            _check_new(folder)
         family, generator = config.family.build(), config.data.generator()
         total = sum(generator.counts().values()) if generator else 0
+        begun = resume and bool(checkpoint.steps_saved(folder / "checkpoints"))
+        # Earlier versions kept no record, and held out the first rows.
+        recorded = (folder / _DATA).exists() or not begun
         with bar(console, "generating", total) as generating:
-            data = sources.prepare(config.data, family, config.seed, folder / "data", generating.at)
+            data = sources.prepare(
+                config.data, family, config.seed, folder / "data", generating.at, begun, not recorded
+            )
         if data.remark:
             console.print(data.remark)
+        if begun and recorded:
+            _check_data(folder / _DATA, data)
         run = _Run(config, family, data, folder, device)
+        remove_drafts(folder, *_FILES)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not begun:
+            write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
         if resume:
             run.restore()
         else:
-            write_atomic(folder / "config.yaml", dump_config(config))
+            write_atomic(folder / "config.yaml", dump_config(located(config, folder)))
         if run.seen is not None:  # before anything is learned: no later state may lack it
             run.seen.save(folder / _SEEN)
         with _signals() as caught, _Metrics(folder, run.step) as metrics:
@@ -276,7 +293,6 @@ class _Run:
 
     def restore(self) -> None:
         """Load the newest checkpoint; a run that has none yet starts from its beginning."""
-        remove_drafts(self.folder)
         if not checkpoint.steps_saved(self.folder / "checkpoints"):
             return
         if self.data.variants is not None and (self.folder / "last").exists():
@@ -424,19 +440,42 @@ def _seen_before(folder: Path) -> Seen:
     )
 
 
-def _open(folder: Path, config: RunConfig) -> RunConfig:
-    """A folder for a new run."""
+def _check_new(folder: Path) -> None:
+    """Raise UserError unless a new run may have the folder: it is not there, or empty, or left by a run.
+
+    A run that was killed before it had begun leaves its generated puzzles and drafts of its own.
+    """
     if (folder / "config.yaml").exists():
         raise UserError(
             f"{folder} holds another run; go on with it by `trm train --resume {folder}`, "
             "or choose another folder with --out"
         )
-    if folder.is_dir():
-        remove_drafts(folder)
-    if folder.exists() and (not folder.is_dir() or any(p.name != "data" for p in folder.iterdir())):
+    if not folder.exists():
+        return
+    own = {folder / "data", folder / _DATA, *drafts(folder, *_FILES)}
+    if not folder.is_dir() or any(path not in own for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run; choose another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    return config
+
+
+def _records(data: TrainingData) -> dict[str, Any]:
+    return {name: record._asdict() for name, record in sources.records(data).items()}
+
+
+def _check_data(path: Path, data: TrainingData) -> None:
+    """Raise UserError unless the data are those that the run was started with."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {first_line(error)}; it says what the run is trained on"
+        ) from None
+    for name, now in _records(data).items():
+        if before.get(name) != now:
+            rows = before.get(name, {}).get("rows", "no")
+            raise UserError(
+                f"the {name} puzzles are not those that this run was started with ({rows} then, "
+                f"{now['rows']} now): put the data back as they were, or train into a new folder"
+            )
 
 
 def _reopen(folder: Path) -> RunConfig:

