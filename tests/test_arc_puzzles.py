@@ -13,7 +13,7 @@ import torch
 from tiny_arc import SIDE, TASK, grid, image, made, same, unanswered, write
 
 from trm.config import parse
-from trm.data.batches import Batches
+from trm.data.batches import IGNORE, Batch, Batches
 from trm.data.sources import prepare as prepare_run
 from trm.errors import UserError
 from trm.puzzles.arc import rows as arc_puzzles
@@ -24,8 +24,6 @@ from trm.puzzles.arc.readers import ArcTask, Pair
 from trm.puzzles.arc.rows import ArcData
 from trm.puzzles.arc.variants import transform
 from trm.puzzles.table import Puzzles
-from trm.training.losses import IGNORE
-from trm.training.supervision import Batch
 
 A, B, C, D = (made(name) for name in "abcd")
 BY_TASK = Arc(ArcConfig(side=SIDE, variants=6, ids="task"))

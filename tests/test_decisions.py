@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import LossConfig, ModelConfig, SupervisionConfig, parse
+from trm.data.batches import Batch
 from trm.models import Output, State
 from trm.models.candidates import Candidates
 from trm.models.embedding import GIVEN, OPEN, OUT
@@ -17,7 +18,7 @@ from trm.recipe import RunConfig
 from trm.training.decisions import Decisions
 from trm.training.loop import train
 from trm.training.losses import step_loss
-from trm.training.supervision import Batch, Slots, Step
+from trm.training.supervision import Slots, Step
 
 CANDIDATES = {"kind": "candidates", "mixing": "relations", "positions": "none", "halting": "every"}
 SMALL = {"width": 8, "inner": 8, "layers": 1, "T": 1, "n": 1, "conflict_head": True}

@@ -24,11 +24,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from trm import rng
+from trm.data.batches import Batch
 from trm.models import RecursiveModel, State
 from trm.original import checkpoints as interop
 from trm.training.losses import step_loss
 from trm.training.optim import AdamATan2, SignSgd
-from trm.training.supervision import Batch, empty_slots, supervise
+from trm.training.supervision import empty_slots, supervise
 
 FOLDER = Path(os.environ.get("TRM_GOLDEN", Path(__file__).parent / "golden"))
 FILES = sorted(FOLDER.glob("*.safetensors"))

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import SupervisionConfig, parse
+from trm.data.batches import IGNORE, Batch
 from trm.errors import UserError
 from trm.models import Output, State
 from trm.recipe import RunConfig
 from trm.training import checkpoint
 from trm.training.hints import Hints, random_hints
 from trm.training.loop import train
-from trm.training.losses import IGNORE
-from trm.training.supervision import Batch, Slots, Step
+from trm.training.supervision import Slots, Step
 
 KEY = rng.stream("test")
 PUZZLE = "1.34..1.2143...."  # 8 open cells

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from trm.config import LossConfig
+from trm.data.batches import Batch
 from trm.models import Output, State
 from trm.training.losses import (
     IGNORE,
@@ -16,7 +17,7 @@ from trm.training.losses import (
     step_loss,
     token_loss,
 )
-from trm.training.supervision import Batch, Slots, Step
+from trm.training.supervision import Slots, Step
 
 
 def s(x: float) -> float:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trm import rng
 from trm.config import parse
-from trm.data.batches import labels
+from trm.data.batches import Batch, labels
 from trm.errors import UserError
 from trm.models import RecursiveModel, build
 from trm.recipe import RunConfig
@@ -19,7 +19,7 @@ from trm.training.loop import train
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import _HINTS, WARM_UP, TrainingStep
-from trm.training.supervision import Batch, empty_slots, supervise
+from trm.training.supervision import empty_slots, supervise
 
 SMALL = {
     "seed": 3,

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import SupervisionConfig
+from trm.data.batches import Batch
 from trm.models import Output, State
-from trm.training.supervision import Batch, disturb, empty_slots, refill, supervise
+from trm.training.supervision import disturb, empty_slots, refill, supervise
 
 KEY = rng.stream("test")
 NO_EXPLORATION = {"exploration": 0.0}

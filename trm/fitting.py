@@ -10,21 +10,20 @@ command.
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from trm.config import dump_config, parse
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, write_atomic
+from trm.inference.solver import Solver, load
 from trm.puzzles.grid import readers as grids
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.grid.readers import Row
 from trm.puzzles.table import write_csv
 from trm.recipe import RunConfig, load_recipe, located
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from trm.inference.solver import Solver
+from trm.training.loop import train
 
 
 def fit(
@@ -37,8 +36,8 @@ def fit(
     height: int | None = None,
     changes: dict[str, dict[str, Any]] | None = None,
     device: str = "auto",
-    console: "Console | None" = None,
-) -> "Solver":
+    console: Console | None = None,
+) -> Solver:
     """Train on puzzles of one's own and return a solver with the weights that were best on held-out ones.
 
     Args:
@@ -55,9 +54,6 @@ def fit(
     Raises:
         UserError: the puzzles are malformed or too few, or the options do not fit them.
     """
-    from trm.inference.solver import load
-    from trm.training.loop import train
-
     rows = (
         grids.read_rows(Path(puzzles), height)
         if isinstance(puzzles, str | Path)

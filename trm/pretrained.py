@@ -13,23 +13,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import huggingface_hub
 from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from trm.config import Config, ModelConfig, parse
 from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder
+from trm.models import RecursiveModel, build, check_weights, load_weights
 from trm.puzzles import AnyFamily
+from trm.puzzles.arc.readers import Seen
+from trm.puzzles.arc.variants import Variants
 from trm.puzzles.family import Family
 from trm.recipe import upgraded
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from trm.models import RecursiveModel
-    from trm.puzzles.arc.readers import Seen
-    from trm.puzzles.arc.variants import Variants
 
 _CONFIG, _WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
 _PUZZLES, _SEEN = "puzzles.safetensors", "seen.json"
@@ -63,16 +63,16 @@ class Pretrained:
     """A model with its family; `raw` holds the weights without averaging, where the folder has them."""
 
     config: PretrainedConfig
-    model: "RecursiveModel"
+    model: RecursiveModel
     family: Family
-    raw: "dict[str, Tensor] | None"
+    raw: dict[str, Tensor] | None
     folder: Path
 
-    def variants(self) -> "Variants":
+    def variants(self) -> Variants:
         """What the puzzle ids stand for; UserError where the weights have no such table or another one."""
         return _read_variants(self.folder, self.config)
 
-    def seen(self) -> "Seen":
+    def seen(self) -> Seen:
         """What was trained on; empty where the folder does not say."""
         return seen(self.folder)
 
@@ -80,14 +80,12 @@ class Pretrained:
 def save(
     folder: Path,
     config: PretrainedConfig,
-    weights: "dict[str, Tensor]",
-    raw: "dict[str, Tensor] | None" = None,
-    variants: "Variants | None" = None,
-    seen: "Seen | None" = None,
+    weights: dict[str, Tensor],
+    raw: dict[str, Tensor] | None = None,
+    variants: Variants | None = None,
+    seen: Seen | None = None,
 ) -> None:
     """Write the folder as a whole: on any failure (a full disk is a UserError), an older one stays."""
-    from safetensors.torch import save_file
-
     with full_disk_is_a_user_error(f"{folder} was not written"), new_folder(folder) as draft:
         save_file(weights, draft / _WEIGHTS)
         if raw is not None:
@@ -114,8 +112,6 @@ def load(
     `dtype` overrides the precision of the forward pass; `compiled` compiles the blocks. Raises UserError
     when there is no such model, or when it is damaged or of another architecture.
     """
-    from trm.models import build, check_weights, load_weights
-
     folder, config = find(name)
     changes = ({"dtype": dtype} if dtype else {}) | ({"compile": "block"} if compiled else {})
     model_config = parse(ModelConfig, config.model.model_dump() | changes, "model")
@@ -132,15 +128,13 @@ def load(
     return Pretrained(config, model.to(device).eval(), family, raw, folder)
 
 
-def start_from(model: "RecursiveModel", name: str, family: Family, variants: "Variants | None") -> "Seen":
+def start_from(model: RecursiveModel, name: str, family: Family, variants: Variants | None) -> Seen:
     """Give a new model the weights of another, and return what that one was trained on.
 
     Puzzle embeddings go by the names of their puzzles. A variant that the other model knows, of the same
     puzzle and looking the same, keeps its embedding; all others start at the mean. Raises UserError where the
     models do not fit each other.
     """
-    from trm.models import load_weights
-
     found = load(name)
     theirs, ours = found.config.family.name, family.config.name
     if theirs != ours:
@@ -166,7 +160,7 @@ def start_from(model: "RecursiveModel", name: str, family: Family, variants: "Va
     return found.seen()
 
 
-def check_ids(folder: Path, variants: "Variants", remedy: str) -> None:
+def check_ids(folder: Path, variants: Variants, remedy: str) -> None:
     """Raise UserError, naming both, unless the weights in a folder mean these variants by their ids."""
     config = _read_config(folder)
     if config.puzzle_ids != variants.digest():
@@ -177,16 +171,14 @@ def check_ids(folder: Path, variants: "Variants", remedy: str) -> None:
         )
 
 
-def _described(variants: "Variants") -> str:
+def _described(variants: Variants) -> str:
     return (
         f"{len(variants) - 1} variants of {len(variants.names)} tasks from {variants.names[0]} "
         f"({variants.digest()[:8]})"
     )
 
 
-def _read_variants(folder: Path, config: PretrainedConfig) -> "Variants":
-    from trm.puzzles.arc.variants import Variants
-
+def _read_variants(folder: Path, config: PretrainedConfig) -> Variants:
     if not config.puzzle_ids:
         raise UserError(f"{folder} does not say what its puzzle ids stand for: it was trained without names")
     variants = Variants.load(folder / _PUZZLES)
@@ -198,10 +190,8 @@ def _read_variants(folder: Path, config: PretrainedConfig) -> "Variants":
     return variants
 
 
-def seen(folder: Path) -> "Seen":
+def seen(folder: Path) -> Seen:
     """What the weights in a folder were trained on; empty where it does not say."""
-    from trm.puzzles.arc.readers import Seen
-
     return Seen.load(folder / _SEEN) if (folder / _SEEN).exists() else Seen()
 
 
@@ -215,10 +205,8 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
 
     Needs a logged-in user; the hub client's own errors pass through.
     """
-    from huggingface_hub import HfApi
-
     folder = _locate(str(folder))
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=repo, folder_path=folder))
 
@@ -252,10 +240,9 @@ def _locate(name: str) -> Path:
 
 
 def _download(repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(repo, allow_patterns=[_CONFIG, _WEIGHTS, _RAW, _PUZZLES, _SEEN]))
+        files = [_CONFIG, _WEIGHTS, _RAW, _PUZZLES, _SEEN]
+        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=files))
     except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
         raise UserError(
             f"no local folder {repo!r}, and the hub did not give it: {first_line(error)}"
@@ -274,10 +261,7 @@ def _read_config(folder: Path) -> PretrainedConfig:
     return parse(PretrainedConfig, values, str(path))
 
 
-def _read_weights(path: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:

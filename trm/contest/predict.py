@@ -31,6 +31,7 @@ from trm.puzzles.arc.readers import ArcTask
 from trm.puzzles.arc.rows import puzzle_id
 from trm.puzzles.arc.variants import transform, undo
 from trm.recipe import RunConfig
+from trm.training import loop
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,8 +169,6 @@ def adapt(
     Raises:
         UserError: the model is none of ARC, has no puzzle embeddings, or does not say how it was trained.
     """
-    from trm.training.loop import train
-
     start, config = pretrained.find(model)
     recipe = config.about.get("recipe")
     if config.family.name != "arc" or not (config.puzzle_ids and config.model.puzzle_width):
@@ -199,7 +198,7 @@ def adapt(
         "log_every": max(1, min(base.train.log_every, steps // 10)),
         "checkpoint_every": steps,
     }
-    return train(parse(RunConfig, values, "adapt"), folder, None, device, console)
+    return loop.train(parse(RunConfig, values, "adapt"), folder, None, device, console)
 
 
 def _rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None) -> Iterator[_Row]:

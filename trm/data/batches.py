@@ -6,6 +6,8 @@ time, on any device, with the same result. A data set of 1,000 Sudokus is 162 kB
 Shapes: N puzzles, B batch, L tokens, P puzzle ids.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,11 +15,24 @@ from torch import Tensor
 from trm import rng
 from trm.puzzles.family import Augment, Family
 from trm.puzzles.table import Puzzles
-from trm.training.losses import IGNORE
-from trm.training.supervision import Batch
 
 # Chances are kept as whole numbers of this many: every device adds and compares these alike.
 _PARTS = 2**31
+
+
+IGNORE = -100  # the label of a cell that counts neither for the loss nor for accuracy
+
+
+class Batch(NamedTuple):
+    """Puzzles offered to the slots.
+
+    Tokens and labels, int64 [B, L] (label -100 = ignored); puzzle ids and rows of the training data, [B].
+    """
+
+    tokens_BL: Tensor
+    labels_BL: Tensor
+    puzzle_B: Tensor
+    row_B: Tensor
 
 
 class Batches:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import huggingface_hub
 import numpy as np
 
 from trm import rng
@@ -56,10 +57,9 @@ def locate(name: str) -> Path:
     known = HUB_FILES.get(name.removeprefix("hub:"))
     if known is None:
         raise UserError(f"unknown hub file {name!r}; known: {', '.join('hub:' + n for n in HUB_FILES)}")
-    from huggingface_hub import hf_hub_download
-
     try:
-        path = Path(hf_hub_download(known.repo, known.filename, repo_type="dataset", revision=known.revision))
+        kind = {"repo_type": "dataset", "revision": known.revision}
+        path = Path(huggingface_hub.hf_hub_download(known.repo, known.filename, **kind))
     except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
         raise UserError(
             f"cannot download {known.filename} of {known.repo}: {first_line(error)}; "

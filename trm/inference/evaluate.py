@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trm.data.batches import labels
+from trm.data.batches import IGNORE, labels
 from trm.inference.solver import chunk_size
 from trm.inference.think import never, think, when_settled
 from trm.models import RecursiveModel
 from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
-from trm.training.losses import IGNORE
 
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 _BINS = 10

@@ -18,6 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import StorageMeta
+
 from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts, remove_folder, sha256
 
@@ -40,9 +45,6 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
 
     Raises UserError when the disk is full; the older checkpoints are untouched then.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.api import CheckpointException
-
     saved = steps_saved(folder)
     what = f"the checkpoint of step {step} was not written" + (
         f", the last good one is step {saved[-1]}" if saved else ""
@@ -67,9 +69,6 @@ def load(folder: Path, state: dict[str, Any]) -> int:
 
     Raises UserError if there is none, or if it is damaged or of another run, saying what to do.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.api import CheckpointException
-
     remove_drafts(folder, "step-*")
     saved = steps_saved(folder)
     if not saved:
@@ -142,8 +141,6 @@ def _read_index(path: Path) -> Any:
 
 def _reader(path: Path) -> Any:
     """The library's reader, but with a safe way to read the index, which is a pickle."""
-    from torch.distributed.checkpoint import FileSystemReader
-    from torch.distributed.checkpoint.metadata import StorageMeta
 
     class Reader(FileSystemReader):
         def read_metadata(self, *args: Any, **kwargs: Any) -> Any:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import SupervisionConfig
-from trm.training.losses import IGNORE, correctness
-from trm.training.supervision import Batch, Step
+from trm.data.batches import IGNORE, Batch
+from trm.training.losses import correctness
+from trm.training.supervision import Step
 
 
 class Hints:

@@ -36,7 +36,7 @@ import trm
 from trm import pretrained
 from trm.config import dump_config
 from trm.data import sources
-from trm.data.batches import Batches
+from trm.data.batches import Batch, Batches
 from trm.errors import UserError, first_line
 from trm.files import drafts, full_disk_is_a_user_error, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
@@ -51,7 +51,7 @@ from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
-from trm.training.supervision import Batch, Slots
+from trm.training.supervision import Slots
 
 _SEEN, _DATA = "seen.json", "data.json"
 # What a run writes into its folder: nothing else there is touched.
@@ -101,10 +101,11 @@ def train(
             )
         if data.remark:
             console.print(data.remark)
-        if begun and recorded:
-            _check_data(folder / _DATA, data)
+        if begun:
+            remove_drafts(folder, *_FILES)
+            _check_data(folder, data)
         run = _Run(config, family, data, folder, device)
-        remove_drafts(folder, *_FILES)
+        remove_drafts(folder, *_FILES)  # of a new run only now, as all checks have passed
         folder.mkdir(parents=True, exist_ok=True)
         if not begun:
             write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
@@ -295,9 +296,6 @@ class _Run:
         """Load the newest checkpoint; a run that has none yet starts from its beginning."""
         if not checkpoint.steps_saved(self.folder / "checkpoints"):
             return
-        if self.data.variants is not None and (self.folder / "last").exists():
-            remedy = "restore the data, or train into a new folder"
-            pretrained.check_ids(self.folder / "last", self.data.variants, remedy)
         state = self._state()
         self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
         for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):
@@ -461,8 +459,14 @@ def _records(data: TrainingData) -> dict[str, Any]:
     return {name: record._asdict() for name, record in sources.records(data).items()}
 
 
-def _check_data(path: Path, data: TrainingData) -> None:
+def _check_data(folder: Path, data: TrainingData) -> None:
     """Raise UserError unless the data are those that the run was started with."""
+    if data.variants is not None and (folder / "last").exists():
+        remedy = "restore the data, or train into a new folder"
+        pretrained.check_ids(folder / "last", data.variants, remedy)
+    path = folder / _DATA
+    if not path.exists():  # a run of an earlier version, which kept no record
+        return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trm.config import LossConfig
+from trm.data.batches import IGNORE
 from trm.training.supervision import Step
-
-IGNORE = -100
 
 
 class Loss(NamedTuple):

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from trm import rng
+from trm.data.batches import Batch
 from trm.models import RecursiveModel
 from trm.recipe import RunConfig
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
-from trm.training.supervision import Batch, Slots, empty_slots, supervise
+from trm.training.supervision import Slots, empty_slots, supervise
 
 # Steps run plainly before a graph is recorded: they compile, choose kernels and allocate.
 WARM_UP = 3

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import SupervisionConfig
+from trm.data.batches import Batch
 from trm.models import Output, RecursiveModel, State
 from trm.models.candidates import Candidates
 
@@ -27,18 +28,6 @@ if TYPE_CHECKING:
 
 # What is drawn from a step's key beside its exploration, which takes the numbers from 0 (-2 is for hints).
 _NOISE, _BEGIN, _FOLLOW = -1, -3, -4
-
-
-class Batch(NamedTuple):
-    """Puzzles offered to the slots.
-
-    Tokens and labels, int64 [B, L] (label -100 = ignored); puzzle ids and rows of the training data, [B].
-    """
-
-    tokens_BL: Tensor
-    labels_BL: Tensor
-    puzzle_B: Tensor
-    row_B: Tensor
 
 
 class Slots(NamedTuple):

@@ -10,10 +10,11 @@ Shapes: S side of the canvas, L = S * S cells, B batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
+from rich.text import Text
 from torch import Tensor
 
 from trm.config import DataConfig, GeneratorConfig
@@ -23,9 +24,6 @@ from trm.puzzles.arc.canvas import VOCABULARY, from_canvas, to_canvas
 from trm.puzzles.arc.config import ArcConfig, ArcDataConfig
 from trm.puzzles.arc.variants import Variants
 from trm.puzzles.family import Family, TrainingData
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 # The colours of the public ARC pages: black, blue, red, green, yellow, grey, magenta, orange, azure, maroon.
 PALETTE = (
@@ -135,7 +133,7 @@ class Arc(Family[ArcConfig, GeneratorConfig]):
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
-    ) -> "Text":
+    ) -> Text:
         return picture(self.grid(answer_L))
 
 
@@ -144,10 +142,8 @@ def _look(variants: Variants, puzzle: int) -> tuple[int, bytes]:
     return int(variants.dihedral_P[puzzle]), variants.colours_PC[puzzle].tobytes()
 
 
-def picture(grid_HW: np.ndarray) -> "Text":
+def picture(grid_HW: np.ndarray) -> Text:
     """A grid in ARC's colours, two characters wide per cell; what is empty says so."""
-    from rich.text import Text
-
     if not grid_HW.size:
         return Text("(empty)", style="dim")
     drawn = Text()

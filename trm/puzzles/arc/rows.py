@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from trm.errors import UserError
 from trm.puzzles.arc import readers as arc
@@ -23,9 +25,6 @@ from trm.puzzles.arc.variants import Variants, make, transform
 from trm.puzzles.table import Puzzles
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from trm.puzzles.arc.family import Arc
     from trm.puzzles.family import Augment
 
@@ -110,11 +109,9 @@ def prepare(config: ArcDataConfig, task: "Arc", seed: int) -> ArcData:
 
 
 def random_variant(
-    data: ArcData, config: ArcDataConfig, task: "Arc", seed: int, device: "torch.device | str"
+    data: ArcData, config: ArcDataConfig, task: "Arc", seed: int, device: torch.device | str
 ) -> "Augment":
     """Every pair under a random variant of its task, at a random place of the canvas."""
-    import torch
-
     task_N = torch.from_numpy(data.train.puzzle_N).to(device).long()
     pairs_N = task_N.bincount()[task_N]
     # The rows of a task lie together: a pair's number is its distance from the first of them.
@@ -125,8 +122,8 @@ def random_variant(
     )
 
     def augment(
-        key_B: "Tensor", index_B: "Tensor", tokens_BL: "Tensor", answers_BL: "Tensor"
-    ) -> "tuple[Tensor, Tensor, Tensor]":
+        key_B: Tensor, index_B: Tensor, tokens_BL: Tensor, answers_BL: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         task_B = task_N[index_B]
         drawn = draw.draw(key_B, tokens_BL, answers_BL, task_B, pair_N[index_B], pairs_N[index_B])
         return drawn.tokens_BL, drawn.answers_BL, task_B + 1 if task.config.ids == "task" else drawn.puzzle_B

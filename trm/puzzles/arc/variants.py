@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_numpy
 
 from trm import rng
 from trm.errors import UserError
@@ -83,18 +85,14 @@ class Variants:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, as a whole; the names are in its metadata, as JSON."""
-        from safetensors.numpy import save
-
         tables = {name: np.ascontiguousarray(getattr(self, name), kind) for name, kind in _TABLES.items()}
         with full_disk_is_a_user_error(f"{path} was not written"):
             # One key: the order of several is not fixed, and equal tables should give equal files.
-            write_atomic(path, save(tables, {"names": json.dumps(self.names)}))
+            write_atomic(path, save_numpy(tables, {"names": json.dumps(self.names)}))
 
     @staticmethod
     def load(path: Path) -> "Variants":
         """Read what `save` has written; UserError where the file is missing, damaged or of another kind."""
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, framework="numpy") as file:
                 names = json.loads((file.metadata() or {}).get("names", "null"))

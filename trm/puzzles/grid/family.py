@@ -17,10 +17,12 @@ that may be renamed, V = symbols + 1 tokens.
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import torch
+from rich.cells import cell_len
+from rich.text import Text
 from torch import Tensor
 
 from trm import rng
@@ -29,9 +31,6 @@ from trm.errors import UserError
 from trm.puzzles.family import Family
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 PAD = 0
 # An empty line between two rows is drawing; two slashes in a row are a row without cells.
@@ -161,14 +160,11 @@ class Grid(Family[GridConfig, GeneratorConfig]):
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
-    ) -> "Text":
+    ) -> Text:
         """The answer as a picture: what stands in the question too is bold, all else is a guess.
 
         Which symbol is a blank is not known, so a clue that was overwritten looks like a guess.
         """
-        from rich.cells import cell_len
-        from rich.text import Text
-
         question_HW, answer_HW = self._canvas(tokens_L), self._canvas(answer_L)
         previous_HW = answer_HW if previous_L is None else self._canvas(previous_L)
         box = _box(question_HW | answer_HW)  # with what the model wrote outside of the puzzle

@@ -14,21 +14,20 @@ Shapes: H height, W width, L = H * W cells, B batch.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
+from rich.text import Text
 from torch import Tensor
 
 from trm import rng
 from trm.errors import UserError
 from trm.puzzles.deal import Different, cut
 from trm.puzzles.family import Family
+from trm.puzzles.maze import paths
 from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 _CHARS = "?# SGo"
 _WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
@@ -78,27 +77,21 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
         return len(line)
 
     def check(self, tokens_L: np.ndarray) -> None:
-        from trm.puzzles.maze.paths import path_length
-
-        if not path_length(self._grid(tokens_L)):
+        if not paths.path_length(self._grid(tokens_L)):
             raise UserError("no path joins S and G: open a wall")
 
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool:
         return self.grade(tokens_L, answer_L)["shortest"]
 
     def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
-        from trm.puzzles.maze.paths import check_path
-
         try:
-            return check_path(self._grid(tokens_L), self._grid(answer_L))._asdict()
+            return paths.check_path(self._grid(tokens_L), self._grid(answer_L))._asdict()
         except UserError:  # a malformed maze has no right answer
             return {"valid": False, "shortest": False}
 
     def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
-        from trm.puzzles.maze.paths import shortest_path
-
         try:
-            answer_HW = shortest_path(self._grid(tokens_L))
+            answer_HW = paths.shortest_path(self._grid(tokens_L))
         except UserError:
             return None
         return None if answer_HW is None else answer_HW.ravel()
@@ -120,13 +113,11 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
         avoid: Iterable[np.ndarray],
         progress: Callable[[int], None],
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        from trm.puzzles.maze.paths import generate
-
         wanted = config.counts()
         total = count = sum(wanted.values())
         avoided = [self.canonical(tokens_L) for tokens_L in avoid]
         while True:
-            mazes_NHW, answers_NHW, lengths_N = generate(
+            mazes_NHW, answers_NHW, lengths_N = paths.generate(
                 *self.shape, count, seed, min_path=config.min_path, progress=progress
             )
             mazes_NL, answers_NL = mazes_NHW.reshape(count, -1), answers_NHW.reshape(count, -1)
@@ -140,9 +131,7 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
-    ) -> "Text":
-        from rich.text import Text
-
+    ) -> Text:
         picture = Text()
         for cell in range(self.length):
             if cell and cell % self.config.width == 0:

@@ -11,21 +11,20 @@ Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
 
 import string
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
+from rich.text import Text
 from torch import Tensor
 
 from trm import rng
 from trm.errors import UserError
 from trm.problem import Relation, Relations
 from trm.puzzles.family import Family
+from trm.puzzles.sudoku import generator, solver
 from trm.puzzles.sudoku.config import SudokuConfig, SudokuGeneratorConfig
 from trm.puzzles.symmetry import Symmetry
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 BLANK = 1
 _DIGITS = "123456789" + string.ascii_uppercase
@@ -71,36 +70,28 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
         return len(line.translate(_DRAWING))
 
     def check(self, tokens_L: np.ndarray) -> None:
-        from trm.puzzles.sudoku.solver import conflict, search
-
         board_L = _digits(tokens_L)
-        if pair := conflict(board_L, *self.box):
+        if pair := solver.conflict(board_L, *self.box):
             (r1, c1), (r2, c2) = (divmod(cell, self.side) for cell in pair)
             raise UserError(
                 f"contradictory clues: {self._char(tokens_L[pair[0]])} stands in row {r1 + 1}, column "
                 f"{c1 + 1} and in row {r2 + 1}, column {c2 + 1}; correct one of them"
             )
-        found = search(board_L, *self.box, limit=2, max_guesses=_CHECK_BUDGET)
+        found = solver.search(board_L, *self.box, limit=2, max_guesses=_CHECK_BUDGET)
         if len(found.solutions) == 2:
             raise UserError("the puzzle has several solutions; add clues until only one is left")
         if found.complete and len(found.solutions) == 0:
             raise UserError("the puzzle has no solution; check the clues for a typing error")
 
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool:
-        from trm.puzzles.sudoku.solver import is_solution
-
-        return is_solution(_digits(tokens_L), _digits(answer_L), *self.box)
+        return solver.is_solution(_digits(tokens_L), _digits(answer_L), *self.box)
 
     def solve_exactly(self, tokens_L: np.ndarray) -> np.ndarray | None:
-        from trm.puzzles.sudoku.solver import search
-
-        found = search(_digits(tokens_L), *self.box, limit=1, max_guesses=_CHECK_BUDGET).solutions
+        found = solver.search(_digits(tokens_L), *self.box, limit=1, max_guesses=_CHECK_BUDGET).solutions
         return found[0] + np.uint8(1) if len(found) else None
 
     def canonical(self, tokens_L: np.ndarray) -> bytes:
-        from trm.puzzles.sudoku.generator import canonical
-
-        return canonical(_digits(tokens_L).astype(np.uint8), *self.box)
+        return generator.canonical(_digits(tokens_L).astype(np.uint8), *self.box)
 
     def symmetry(self, key_B: Tensor) -> Symmetry:
         box_rows, box_cols = self.box
@@ -132,9 +123,7 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
         avoid: Iterable[np.ndarray],
         progress: Callable[[int], None],
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        from trm.puzzles.sudoku.generator import generate
-
-        splits = generate(
+        splits = generator.generate(
             *self.box,
             config.counts(),
             seed,
@@ -149,9 +138,7 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
-    ) -> "Text":
-        from rich.text import Text
-
+    ) -> Text:
         box_rows, box_cols = self.box
         bar = "┼".join(["─" * (2 * box_cols + 1)] * box_rows)[1:-1]
         picture = Text()
