@@ -18,8 +18,8 @@ from trm.training.hints import Hints
 from trm.training.loop import train
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
-from trm.training.step import _HINTS, WARM_UP, TrainingStep
-from trm.training.supervision import empty_slots, supervise
+from trm.training.step import WARM_UP, TrainingStep
+from trm.training.supervision import HINTS, empty_slots, supervise
 
 SMALL = {
     "seed": 3,
@@ -101,7 +101,7 @@ def test_the_step_is_the_loop_written_out(changes: dict):
         key = rng.fold(rng.fold(rng.fold(rng.stream("explore"), settings.seed), number), 0)
         offered, hinted_B = draw(number), None
         if hints is not None:
-            offered, hinted_B = hints.add(offered, rng.fold(key, _HINTS))
+            offered, hinted_B = hints.add(offered, rng.fold(key, HINTS))
         taken = supervise(model, slots, offered, settings.supervision, key)
         loss, values = step_loss(settings.loss, taken)
         (loss.total / settings.train.batch).backward()

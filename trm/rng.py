@@ -41,6 +41,12 @@ def fold(key: Tensor, value: int | Tensor) -> Tensor:
     return _mix(key * 3 + value + _GOLDEN)
 
 
+def of_rows(key: Tensor, value_BL: Tensor) -> Tensor:
+    """A key for every row, from all its values: a sum of hashes of each at its place; int64 [B]."""
+    place_L = torch.arange(value_BL.shape[1], device=value_BL.device)
+    return fold(key, fold(fold(key, place_L), value_BL).sum(1))
+
+
 def bits(key_B: Tensor, n: int) -> Tensor:
     """Random int64 of shape [*B, n]."""
     counter_N = torch.arange(1, n + 1, dtype=torch.int64, device=key_B.device)

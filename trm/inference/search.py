@@ -215,8 +215,7 @@ class _Work:
         first, self.next = self.next, min(len(self.tokens_NL), self.next + self.size - len(self.rows))
         if self.next > first:
             tokens_BL = torch.from_numpy(self.tokens_NL[first : self.next]).long().to(self.device)
-            place_L = torch.arange(tokens_BL.shape[1], device=self.device)
-            key_B = rng.fold(self.root, rng.fold(rng.fold(self.root, place_L), tokens_BL).sum(1))
+            key_B = rng.of_rows(self.root, tokens_BL)
             self.rows += [_Row(first + i, self.tokens_NL[first + i], key) for i, key in enumerate(key_B)]
             kind_BLN = self.model.kinds_of(tokens_BL).unflatten(1, self._grid())
             self.kind_ALN = torch.cat((self.kind_ALN, kind_BLN))
@@ -229,7 +228,7 @@ class _Work:
         """One supervision step of every row, and what follows from it."""
         policy, relations = self.policy, self.relations
         self.state, out = self.model.step(self.state, self.model.encode_kinds(self.kind_ALN.flatten(1)))
-        chance_ALN = out.logits_BLV[..., list(relations.tokens)].float().softmax(-1)
+        chance_ALN = self.model.chances(out.logits_BLV)
         answer_AL = out.logits_BLV.argmax(-1)
         moved_A = (answer_AL != self.answer_AL).any(-1).tolist()
         self.answer_AL = answer_AL
@@ -273,11 +272,14 @@ class _Work:
     def _decide(self, i: int, row: _Row, candidate: int) -> None:
         y_ASD, z_ASD = self.state
         row.stack.append(_Decision(candidate, y_ASD[i].clone(), z_ASD[i].clone(), self.kind_ALN[i].clone()))
-        self.kind_ALN[i] = decided(self.kind_ALN[i, None], torch.tensor([candidate]))[0]
+        self.kind_ALN[i] = decided(self.kind_ALN[i, None], self._one(candidate))[0]
         row.decisions, row.since = row.decisions + 1, 0
 
     def _take_back(self, i: int, row: _Row) -> None:
         last = row.stack.pop()
         self.state.y_BSD[i], self.state.z_BSD[i] = last.y_SD, last.z_SD
-        self.kind_ALN[i] = ruled_out(last.kind_LN[None], torch.tensor([last.candidate]))[0]
+        self.kind_ALN[i] = ruled_out(last.kind_LN[None], self._one(last.candidate))[0]
         row.take_backs, row.since = row.take_backs + 1, 0
+
+    def _one(self, candidate: int) -> Tensor:
+        return torch.tensor([candidate], device=self.device)

@@ -221,9 +221,7 @@ class _Ways:
         self.model, self.effort = model, effort
         rollouts = effort.rollouts
         root = rng.fold(rng.stream("rollout", tokens_BL.device), effort.seed)
-        place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
-        # The puzzle itself is part of the key: a sum of hashes of each token at its place.
-        key_B = rng.fold(root, rng.fold(rng.fold(root, place_L), tokens_BL).sum(1))
+        key_B = rng.of_rows(root, tokens_BL)
         rollout_K = torch.arange(rollouts, device=tokens_BL.device)
         self.key_R = rng.fold(key_B.unsqueeze(1), rollout_K).flatten()
         self.plain_R = (rollout_K == 0).repeat(len(tokens_BL))

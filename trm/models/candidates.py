@@ -42,6 +42,7 @@ class Candidates(LatentRecursion):
             )
         self.relations = problem.relations
         super().__init__(config, problem)
+        self.register_buffer("token_N", torch.tensor(problem.relations.tokens), persistent=False)
         self.register_buffer("group_RS", group_numbers(problem.relations), persistent=False)
         self.latent_network = self.network(config.layers)
         # The logit that all is fine, as the product over candidates: one contradiction shows.
@@ -71,6 +72,10 @@ class Candidates(LatentRecursion):
     def encode_kinds(self, kind_BS: Tensor) -> Tensor:
         """X from kinds of candidates: as `encode`, for what no puzzle can say (a candidate ruled out)."""
         return cast(CandidateEmbedding, self.embed).embed_kinds(kind_BS)
+
+    def chances(self, logits_BLV: Tensor) -> Tensor:
+        """Probabilities of the symbols of every cell, float32 [B, L, N], without gradient."""
+        return logits_BLV.detach().index_select(-1, self.token_N).float().softmax(-1)
 
     def say(self, y_BSD: Tensor) -> Output:
         output = super().say(y_BSD)

@@ -58,9 +58,9 @@ class Decisions:
 
     def follow(self, slots: Slots, output: Output, key: Tensor) -> Slots:
         """Take back and decide after a supervision step; the slots with the states that follow."""
-        tokens = torch.tensor(self.model.relations.tokens, device=key.device)
+        token_N = self.model.token_N
         answer_BL = output.logits_BLV.argmax(-1)
-        chance_BLN = output.logits_BLV.detach()[..., tokens].float().softmax(-1)
+        chance_BLN = self.model.chances(output.logits_BLV)
         row_B = rng.fold(key, torch.arange(len(answer_BL), device=key.device))
         candidate_B, undecided_B = surest(chance_BLN, self.kind_BLN, self.policy, row_B)
 
@@ -72,8 +72,8 @@ class Decisions:
 
         # Wrong rows decide on, as they would unnoticed, but go back to where the first error was made.
         save_B = decide_B & ~self.wrong_B
-        label_B = slots.batch.labels_BL.gather(1, (candidate_B // len(tokens)).unsqueeze(1)).squeeze(1)
-        errs_B = save_B & (tokens[candidate_B % len(tokens)] != label_B)
+        label_B = slots.batch.labels_BL.gather(1, (candidate_B // len(token_N)).unsqueeze(1)).squeeze(1)
+        errs_B = save_B & (token_N[candidate_B % len(token_N)] != label_B)
         state, saved = slots.state, slots.state.where(save_B, self.saved)
         for own, new in zip(self.saved, saved, strict=True):
             own.copy_(new)

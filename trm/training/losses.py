@@ -2,8 +2,10 @@
 
     loss = sum over rows of  mean over valid tokens of CE(logits, labels)
                            + w * (BCE(halt, exact) [+ BCE(continue, target)])
+                           [+ v * BCE(conflict, wrong)]
 
-where `exact` says that every valid token is right. The gradient is that of loss / global batch.
+where `exact` says that every valid token is right, and `wrong` that a row has decided against its solution;
+the tokens of such a row do not count. The gradient is that of loss / global batch.
 
 Stablemax (Prieto et al., arXiv 2501.04697) replaces exp in the softmax by s(x) = x + 1 for x >= 0 and
 1 / (1 - x) below, which grows slowly on both sides.

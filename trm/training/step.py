@@ -19,12 +19,10 @@ from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
-from trm.training.supervision import Slots, empty_slots, supervise
+from trm.training.supervision import HINTS, Slots, empty_slots, supervise
 
 # Steps run plainly before a graph is recorded: they compile, choose kernels and allocate.
 WARM_UP = 3
-
-_HINTS = -2  # what is drawn from a step's key beside exploration (from 0) and noise (-1)
 
 
 class TrainingStep:
@@ -53,9 +51,8 @@ class TrainingStep:
         self.decisions = decisions
         self._warm = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._beside = (
-            torch.cuda.Stream() if graph else None
-        )  # one for all warm-up steps: it keeps its memory
+        # One stream for all warm-up steps: it keeps its memory.
+        self._beside = torch.cuda.Stream() if graph else None
         self._sums: dict[str, Tensor] = {}
         self.steps_since_reading = 0
         device = next(model.parameters()).device
@@ -91,7 +88,7 @@ class TrainingStep:
         key = rng.fold(key, self.rank)
         offered, hinted_B = self.draw(self.number), None
         if self.hints is not None:
-            offered, hinted_B = self.hints.add(offered, rng.fold(key, _HINTS))
+            offered, hinted_B = self.hints.add(offered, rng.fold(key, HINTS))
         step = supervise(self.model, self.slots, offered, config.supervision, key, self.decisions)
         loss, sums = step_loss(config.loss, step)
         # The mean over processes of loss / local batch is the sum over all rows / global batch.

@@ -26,8 +26,8 @@ from trm.models.candidates import Candidates
 if TYPE_CHECKING:
     from trm.training.decisions import Decisions
 
-# What is drawn from a step's key beside its exploration, which takes the numbers from 0 (-2 is for hints).
-_NOISE, _BEGIN, _FOLLOW = -1, -3, -4
+# What is drawn from a step's key beside its exploration, which takes the numbers from 0.
+NOISE, HINTS, BEGIN, FOLLOW = -1, -2, -3, -4
 
 
 class Slots(NamedTuple):
@@ -80,7 +80,7 @@ def disturb(state: State, fresh_B: Tensor, config: SupervisionConfig, key: Tenso
     """The state with the noise of every step, and on fresh rows that of the start as well."""
     if not (config.noise or config.start_noise):
         return state
-    key_B = rng.fold(rng.fold(key, _NOISE), torch.arange(len(fresh_B), device=key.device))
+    key_B = rng.fold(rng.fold(key, NOISE), torch.arange(len(fresh_B), device=key.device))
     start_B = config.start_noise * rng.uniform(key_B, 1).squeeze(-1)
     std_B = torch.where(fresh_B, start_B.square() + config.noise**2, config.noise**2).sqrt()
     return state.plus(state.normals(rng.fold(key_B, 1)), std_B)
@@ -106,7 +106,7 @@ def supervise(
     if decisions is None:
         state, output = model(batch.tokens_BL, batch.puzzle_B, before)
     else:
-        kind_BS = decisions.begin(free_B, batch.tokens_BL, rng.fold(key, _BEGIN))
+        kind_BS = decisions.begin(free_B, batch.tokens_BL, rng.fold(key, BEGIN))
         state, output = cast(Candidates, model)(batch.tokens_BL, batch.puzzle_B, before, kind_BS)
     with torch.no_grad():
         steps_B = slots.steps_B + 1
@@ -125,7 +125,7 @@ def supervise(
         if decisions is None:
             return Step(slots, output, continue_target_B)
         wrong_B = decisions.wrong_B.clone()
-        slots = decisions.follow(slots, output, rng.fold(key, _FOLLOW))
+        slots = decisions.follow(slots, output, rng.fold(key, FOLLOW))
         return Step(slots, output, continue_target_B, wrong_B)
 
 
