@@ -9,6 +9,7 @@ for accuracy to report, give a test file).
 """
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -29,7 +30,7 @@ def main(
     depths: tuple[int, ...] = (4, 16),
     chunks: tuple[int, ...] = (64,),
     repeat: int = 3,
-    compiled: bool = False,
+    compile: Literal["none", "block"] = "none",
 ) -> None:
     """Compare ways of solving.
 
@@ -39,10 +40,10 @@ def main(
         n: Puzzles.
         depths: Most supervision steps; the bundled model was trained with 4.
         chunks: Rows per batch to try.
-        compiled: Compile the blocks.
+        compile: What torch.compile makes one piece of.
         repeat: Times that everything is run; the fastest counts.
     """
-    solver = trm.load(model, compiled=compiled)
+    solver = trm.load(model, compile=compile)
     device = solver.model.y_init.device
     if data is not None:
         puzzles = sources.read(str(data), solver.family, n)

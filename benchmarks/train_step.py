@@ -78,8 +78,9 @@ def cases() -> list[Case]:
 
 
 def settings(way: Way, cuda: bool) -> dict[str, object]:
-    """Options of the model for a way of computing."""
+    """Options of the section `compute` for a way of computing."""
     return {
+        "cuda_graph": cuda and way != "eager",
         "compile": "none" if way in ("eager", "kernels-only") else "cycle" if cuda else "block",
         "kernels": "triton" if way.startswith("kernels") else "torch",
     }
@@ -107,12 +108,12 @@ def time_step(case: Case, way: Way, dtype: str, batch: int, device: torch.device
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     values = case.config.model_dump()
-    values["model"] |= {"dtype": dtype} | settings(way, cuda)
+    values["compute"] |= {"dtype": dtype} | settings(way, cuda)
     values["train"]["batch"] = batch
     config = parse(RunConfig, values, "benchmark")
     family = config.family.build()
-    graph = cuda and way != "eager"
-    model = build(config.model, Problem(family.vocab_size, family.length)).to(device).train()
+    graph = config.compute.cuda_graph
+    model = build(config.model, Problem(family.vocab_size, family.length), config.compute).to(device).train()
     optimizer = Optimizer(config.optimizer, model, config.train.steps, capturable=graph)
     ema = Ema(config.ema, model, capturable=graph)
     take = TrainingStep(config, model, optimizer, ema, drawing(family, batch, device), graph=graph)

@@ -4,16 +4,17 @@ import math
 from collections.abc import Callable
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from trm import rng
-from trm.config import LossConfig, ModelConfig
+from trm.config import LossConfig
 from trm.errors import UserError
 from trm.kernels import native
-from trm.models import Problem, build, load_weights
+from trm.models import Problem, load_weights
 from trm.models.candidates import Candidates
 from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.models.layers import GatedUnit
@@ -43,7 +44,7 @@ def sudoku(box: tuple[int, int]) -> Sudoku:
 def make(problem: Problem, seed: int = 0, scale: float = 2, **options) -> Candidates:
     """Fresh weights, scaled so that what is mixed counts, and a halting head that looks at y."""
     torch.manual_seed(seed)
-    model = build(ModelConfig(**(SMALL | options)), problem)
+    model = tiny.make(SMALL | options, problem)
     assert isinstance(model, Candidates)
     torch.nn.init.normal_(model.halting_head.weight, std=0.1)
     with torch.no_grad():
@@ -369,7 +370,7 @@ def test_what_is_no_symbol_is_never_answered(scale: float, tokens: str):
 def test_a_family_without_relations_is_refused():
     maze = Maze(MazeConfig(height=4, width=5)).problem()
     with pytest.raises(UserError, match=r"kind candidates needs a family .* this one has no relations"):
-        build(ModelConfig(**SMALL), maze)
+        tiny.make(SMALL, maze)
 
 
 # Native code

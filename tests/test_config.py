@@ -9,6 +9,7 @@ import pydantic
 import pytest
 
 from trm.config import (
+    ComputeConfig,
     DataConfig,
     Effort,
     EmaConfig,
@@ -105,7 +106,7 @@ def test_a_key_that_resembles_nothing_gets_no_hint(tmp_path: Path):
         (ModelConfig, {"kind": "lstm"}, "kind"),
         (ModelConfig, {"T": 1.5}, "T"),
         (ModelConfig, {"prefix": -1}, "prefix"),
-        (ModelConfig, {"dtype": "float16"}, "dtype"),
+        (ComputeConfig, {"dtype": "float16"}, "dtype"),
         (SupervisionConfig, {"steps": 0}, "steps"),
         (SupervisionConfig, {"exploration": 1.1}, "exploration"),
         (SupervisionConfig, {"hints": 1.1}, "hints"),
@@ -154,9 +155,6 @@ def test_bad_values_are_refused_and_their_place_named(kind: type, values: dict, 
         (ModelConfig, CONVOLUTION | {"positions": "rope"}, "mixing convolution .* set positions to none"),
         (ModelConfig, CANDIDATES | {"single_latent": True}, "ablations of kind trm"),
         (ModelConfig, CANDIDATES | {"separate_networks": True}, "ablations of kind trm"),
-        (ModelConfig, CANDIDATES | {"kernels": "triton"}, "kind candidates has no triton kernels"),
-        (ModelConfig, CANDIDATES | {"kernels": "native", "compile": "block"}, "native .* compile none"),
-        (ModelConfig, {"kernels": "native"}, "native is for kind candidates"),
         (OptimizerConfig, {"schedule": "wsd"}, "decay_steps and schedule wsd go together"),
         (OptimizerConfig, {"decay_steps": 5}, "decay_steps and schedule wsd go together"),
         (
@@ -178,8 +176,8 @@ def test_values_that_contradict_each_other_are_refused(kind: type, values: dict,
         (ModelConfig, {"width": 12, "heads": 4, "positions": "none"}),
         (ModelConfig, {"width": 12, "heads": 4, "mixing": "mixer"}),
         (ModelConfig, {"width": 16, "prefix": 2, "puzzle_width": 32}),
-        (ModelConfig, CANDIDATES | {"kernels": "native", "width": 13}),
-        (ModelConfig, CONVOLUTION | {"kernels": "triton", "width": 13}),
+        (ModelConfig, CANDIDATES | {"width": 13}),
+        (ModelConfig, CONVOLUTION | {"width": 13}),
         (OptimizerConfig, {"schedule": "wsd", "decay_steps": 1}),
         (LossConfig, {"label_smoothing": 0.1, "tokens": "softmax"}),
         (SudokuConfig, {"box_rows": 1, "box_cols": 2}),
@@ -249,8 +247,11 @@ def test_option_names_are_dotted_and_every_option_is_documented():
         (Effort, {"steps": 0}, "greater than 0"),
         (ModelConfig, {"answer_layers": 2}, "needs a network for y"),
         (ModelConfig, {"kind": "hrm", "separate_networks": True}, "ablations of kind trm"),
-        (ModelConfig, {"kind": "transformer", "compile": "cycle"}, "no cycle"),
-        (ModelConfig, {"kernels": "triton", "dtype": "float64"}, "not in float64"),
+        (RunConfig, {"model": {"kind": "transformer"}, "compute": {"compile": "cycle"}}, "no cycle"),
+        (RunConfig, {"model": CANDIDATES, "compute": {"kernels": "triton"}}, "no triton kernels"),
+        (RunConfig, {"compute": {"kernels": "native"}}, "native is for kind candidates"),
+        (ComputeConfig, {"kernels": "native", "compile": "block"}, "set compile to none"),
+        (ComputeConfig, {"kernels": "triton", "dtype": "float64"}, "not in float64"),
         (SupervisionConfig, {"act": False, "continue_loss": True}, "part of act"),
     ],
 )
@@ -262,7 +263,28 @@ def test_options_that_would_do_nothing_are_refused(kind, values, message):
 @pytest.mark.parametrize(("written", "meant"), [(True, "block"), (False, "none"), ("cycle", "cycle")])
 def test_compile_reads_what_earlier_versions_wrote(written, meant):
     old = {"task": {"name": "sudoku"}, "model": {"compile": written}}
-    assert parse(RunConfig, old, "test").model.compile == meant
+    assert parse(RunConfig, old, "test").compute.compile == meant
+
+
+def test_how_a_machine_computes_was_said_in_other_sections_once():
+    old = {
+        "model": {"dtype": "bfloat16", "kernels": "triton", "T": 2},
+        "train": {"cuda_graph": True, "keep": 3},
+    }
+    found = parse(RunConfig, old | {"compute": {"compile": "cycle"}}, "test")
+    assert found.compute == ComputeConfig(
+        dtype="bfloat16", kernels="triton", cuda_graph=True, compile="cycle"
+    )
+    assert (found.model.T, found.train.keep) == (2, 3)
+
+
+def test_what_a_device_cannot_do_is_left_out_and_said():
+    fast = ComputeConfig(dtype="bfloat16", kernels="triton", compile="cycle", cuda_graph=True)
+    assert fast.on("cuda") == (fast.model_copy(update={"device": "cuda"}), [])
+    there, remarks = fast.on("cpu")
+    assert remarks == ["without a CUDA graph", "without triton kernels"]
+    assert there == ComputeConfig(device="cpu", dtype="bfloat16", compile="cycle")
+    assert ComputeConfig(dtype="float64").on("mps")[1] == ["in float32"]
 
 
 def test_positions_that_would_do_nothing():

@@ -1,13 +1,13 @@
 """Convolution: against a loop over neighbours, the same everywhere on the board, on boards of every size."""
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm.config import ModelConfig
 from trm.errors import UserError
-from trm.models import Problem, RecursiveModel, build
+from trm.models import Problem, RecursiveModel
 from trm.models.mixing import Convolution
 from trm.puzzles.arc.config import ArcConfig
 from trm.puzzles.arc.family import Arc
@@ -30,7 +30,7 @@ RADIUS = 3
 def make(height: int, width: int, **options) -> RecursiveModel:
     torch.manual_seed(0)
     problem = Problem(5, height * width, board=(height, width))
-    model = build(ModelConfig(**(SMALL | REACH | options)), problem)
+    model = tiny.make(SMALL | REACH | options, problem)
     torch.nn.init.normal_(model.halting_head.weight)
     return model
 
@@ -131,8 +131,7 @@ def test_it_learns_what_only_a_neighbour_knows():
 
 def test_weights_of_mazes_serve_mazes_of_every_size():
     small, large = (
-        build(ModelConfig(**SMALL), Maze(MazeConfig(height=h, width=w)).problem())
-        for h, w in ((5, 7), (40, 30))
+        tiny.make(SMALL, Maze(MazeConfig(height=h, width=w)).problem()) for h, w in ((5, 7), (40, 30))
     )
     large.load_state_dict(small.state_dict(), strict=True)
     assert all(torch.equal(large.state_dict()[name], w) for name, w in small.state_dict().items())
@@ -144,4 +143,4 @@ def test_weights_of_mazes_serve_mazes_of_every_size():
 
 def test_a_family_without_a_board_is_refused():
     with pytest.raises(UserError, match=r"mixing convolution needs a board .* this family has none"):
-        build(ModelConfig(**SMALL), Arc(ArcConfig(side=4)).problem())
+        tiny.make(SMALL, Arc(ArcConfig(side=4)).problem())

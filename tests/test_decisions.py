@@ -11,14 +11,15 @@ from torch import Tensor
 from trm import rng
 from trm.config import LossConfig, ModelConfig, SupervisionConfig, parse
 from trm.data.batches import Batch
-from trm.models import Output, State
-from trm.models.candidates import Candidates
+from trm.inference.search import broken
+from trm.models import Output, State, build
 from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.recipe import RunConfig
-from trm.training.decisions import Decisions
+from trm.training.decisions import MOST_SHOWN, Decisions
+from trm.training.hints import Hints
 from trm.training.loop import train
 from trm.training.losses import step_loss
-from trm.training.supervision import Slots, Step
+from trm.training.supervision import Slots, Step, empty_slots, supervise
 
 CANDIDATES = {"kind": "candidates", "mixing": "relations", "positions": "none", "halting": "every"}
 SMALL = {"width": 8, "inner": 8, "layers": 1, "T": 1, "n": 1, "conflict_head": True}
@@ -41,14 +42,15 @@ def output(cell: int = 6, chance: float = 0.7) -> Output:
     logits_BLV[:, cell, 2:] = torch.tensor((1 - chance) / 3).log()
     logits_BLV[:, cell, ANSWER_L[cell]] = torch.tensor(chance).log()
     never = torch.full((ROWS,), -torch.inf)
-    return Output(logits_BLV, never, never, torch.zeros(ROWS))
+    return Output(logits_BLV, never, never, torch.zeros(ROWS, 16))
 
 
-def decisions(share: float = 1.0, longest: int = 3) -> Decisions:
+def decisions(share: float = 1.0, longest: int = 3, contradictions: float = 0.0) -> Decisions:
     torch.manual_seed(0)
-    config = SupervisionConfig(decisions=share, longest_wrong=longest)
-    made = Decisions(config, Candidates(ModelConfig(**CANDIDATES, **SMALL), TASK.problem()), ROWS)
-    made.begin(torch.ones(ROWS, dtype=torch.bool), EMPTY_L.repeat(ROWS, 1), key(99))
+    config = SupervisionConfig(decisions=share, longest_wrong=longest, contradictions=contradictions)
+    model = build(ModelConfig(**CANDIDATES, **SMALL), TASK.problem())
+    made = Decisions(config, model, ROWS)
+    made.begin(torch.ones(ROWS, dtype=torch.bool), slots(0).batch, key(99))
     return made
 
 
@@ -115,7 +117,7 @@ def test_a_fresh_row_forgets_all():
     fresh_B = torch.arange(ROWS) < 100
     clue_BL = EMPTY_L.repeat(ROWS, 1)
     clue_BL[:, 0] = ANSWER_L[0]
-    kind_BS = made.begin(fresh_B, clue_BL, key(7))
+    kind_BS = made.begin(fresh_B, slots(0).batch._replace(tokens_BL=clue_BL), key(7))
     assert torch.equal(kind_BS[fresh_B], made.model.kinds_of(clue_BL)[fresh_B])
     assert not made.wrong_B[fresh_B].any() and made.wrong_B[~fresh_B].any()
     assert (kind_BS[~fresh_B] == GIVEN).sum(1).eq(1).all()
@@ -123,16 +125,61 @@ def test_a_fresh_row_forgets_all():
 
 def test_a_wrong_row_learns_of_its_conflict_and_not_of_its_solution():
     said = output()
-    logits_BLV, conflict_B = said.logits_BLV.clone().requires_grad_(), torch.zeros(ROWS, requires_grad=True)
+    logits_BLV, conflict_BL = (each.clone().requires_grad_() for each in (said.logits_BLV, said.conflict_BL))
     wrong_B = torch.arange(ROWS) % 4 == 0
-    said = Output(logits_BLV, torch.zeros(ROWS), said.continue_B, conflict_B)
+    said = Output(logits_BLV, torch.zeros(ROWS), said.continue_B, conflict_BL)
     step = Step(slots(1), said, None, wrong_B)
     loss, sums = step_loss(LossConfig(tokens="softmax", conflict_weight=2.0), step)
     loss.total.backward()
-    assert logits_BLV.grad is not None and conflict_B.grad is not None
+    assert logits_BLV.grad is not None and conflict_BL.grad is not None
     assert (logits_BLV.grad[wrong_B] == 0).all() and (logits_BLV.grad[~wrong_B] != 0).flatten(1).any(1).all()
-    assert torch.allclose(conflict_B.grad, 2 * (0.5 - wrong_B.float()))
+    assert torch.allclose(conflict_BL.grad, (2 / 16 * (0.5 - wrong_B.float())).unsqueeze(1))
     assert sums["wrong"] == ROWS / 4 and sums["alarms"] == ROWS and sums["right_alarms"] == ROWS / 4
+
+
+def test_a_contradiction_is_one_wrong_symbol_and_some_of_the_solution():
+    made = decisions(contradictions=1.0)
+    assert made.posed_wrong_B.all() and made.wrong_B.all()
+    given_BLN = made.kind_BLN == GIVEN
+    true_BLN = torch.nn.functional.one_hot(ANSWER_L - 2, 4).bool()
+    wrong_B = (given_BLN & ~true_BLN).flatten(1).sum(1)
+    assert (wrong_B == 1).all()
+    shown_B = (given_BLN & true_BLN).flatten(1).sum(1)
+    assert shown_B.min() == 0 and 8 <= shown_B.max() <= 15
+    assert shown_B.float().mean().item() == pytest.approx(16 * MOST_SHOWN / 2, abs=0.6)
+    hidden_B = ~broken(made.kind_BLN.flatten(1), TASK.relations)
+    assert hidden_B[shown_B < 2].all(), "no rule forbids the symbol where there is a choice"
+    assert len({tuple(kinds.flatten().tolist()) for kinds in given_BLN & ~true_BLN}) > 30
+
+
+def test_a_contradiction_is_never_taken_back_and_ends_when_it_is_noticed():
+    made = decisions(share=0.0, contradictions=1.0)
+    before = made.kind_BLN.clone()
+    for step in range(10):
+        made.follow(slots(1), output(), key(step))
+    assert torch.equal(made.kind_BLN, before) and made.posed_wrong_B.all()
+    model, config = made.model, SupervisionConfig(steps=8, exploration=0, contradictions=1.0)
+    model.conflict_head.weight.data.zero_()
+    for bias, noticed in ((-20.0, False), (20.0, True)):
+        model.conflict_head.bias.data.fill_(bias)
+        step = supervise(model, empty_slots(model, slots(0).batch), slots(0).batch, config, key(3), made)
+        assert step.posed_wrong_B.all() and step.slots.halted_B.all().item() is noticed
+    _, sums = step_loss(LossConfig(tokens="softmax"), step)
+    assert sums["count"] == 0, "it has no answer that could be right"
+    assert sums["token_loss"] == 0 and sums["wrong"] == ROWS
+
+
+def test_a_share_of_the_rows_is_posed_with_a_contradiction_and_needs_no_hints():
+    made = decisions(contradictions=0.25)
+    posed_B = made.posed_wrong_B
+    assert posed_B.float().mean().item() == pytest.approx(0.25, abs=0.07)
+    assert (made.kind_BLN[~posed_B] == OPEN).all()
+    hints = Hints(SupervisionConfig(hints=1.0), ROWS, ROWS, "cpu")
+    batch = slots(0).batch._replace(row_B=torch.arange(ROWS))
+    ended = slots(0)._replace(batch=batch, halted_B=torch.ones(ROWS, dtype=torch.bool))
+    level_N = hints.level_N.clone()
+    hints.learn(ended.halted_B, ended.halted_B, Step(ended, output(), None, made.wrong_B, posed_B))
+    assert torch.equal(hints.level_N != level_N, ~posed_B)
 
 
 def recipe(**changes: dict) -> RunConfig:
@@ -140,7 +187,7 @@ def recipe(**changes: dict) -> RunConfig:
         "family": {"name": "sudoku", "box_rows": 2, "box_cols": 2},
         "data": {"generate": {"train": 12, "validation": 6, "test": 2}},
         "model": CANDIDATES | SMALL,
-        "supervision": {"steps": 8, "noise": 0.1, "decisions": 0.7, "hints": 0.3},
+        "supervision": {"steps": 8, "noise": 0.1, "decisions": 0.7, "hints": 0.3, "contradictions": 0.2},
         "optimizer": {"name": "adamw", "lr": 1e-3, "warmup": 2},
         "train": {"batch": 8, "steps": 30, "log_every": 5, "eval_every": 30, "checkpoint_every": 30},
     }
@@ -160,7 +207,7 @@ def test_a_run_with_decisions_is_resumed_exactly(tmp_path: Path, stop: int):
 
 
 def test_a_conflict_head_is_new_in_a_run_that_starts_from_weights_without_one(tmp_path: Path):
-    plain = {"model": {"conflict_head": False}, "supervision": {"decisions": 0.0}}
+    plain = {"model": {"conflict_head": False}, "supervision": {"decisions": 0.0, "contradictions": 0.0}}
     train(recipe(**plain), tmp_path / "plain", stop_after=2)
     options = {"train": {"start_from": str(tmp_path / "plain")}}
     train(recipe(**options), tmp_path / "run", stop_after=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trm.config import ModelConfig
+from trm.config import ComputeConfig, ModelConfig
 from trm.models import Problem, build
 from trm.models.halting import EveryPosition, FirstPosition
 
@@ -120,10 +120,8 @@ def test_what_is_surely_wrong_can_still_be_learned():
 def test_in_a_model(halting: str, dtype: str):
     """The head reads the y that the step returns; what it says is float32, and starts at -5."""
     torch.manual_seed(0)
-    config = ModelConfig(
-        width=8, heads=2, layers=1, inner=8, T=1, n=1, prefix=2, halting=halting, dtype=dtype
-    )
-    model = build(config, Problem(7, 6))
+    config = ModelConfig(width=8, heads=2, layers=1, inner=8, T=1, n=1, prefix=2, halting=halting)
+    model = build(config, Problem(7, 6), ComputeConfig(dtype=dtype))
     tokens_BL, ids_B = torch.arange(18).view(3, 6) % 7, torch.zeros(3, dtype=torch.int64)
     _, out = model(tokens_BL, ids_B, model.initial_state(3))
     assert out.halt_B.dtype == out.continue_B.dtype == torch.float32

@@ -9,13 +9,14 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
 from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.kernels import choose, plain
-from trm.models import Problem, build
+from trm.models import Problem
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = torch.cuda.is_available()
@@ -155,7 +156,7 @@ def test_models_compute_the_same_with_fused_kernels(options: dict, traced: bool)
     results = []
     for kernels in ("torch", "triton"):
         torch.manual_seed(0)
-        model = build(ModelConfig(**small, kernels=kernels), Problem(7, 6))
+        model = tiny.make(small | {"kernels": kernels}, Problem(7, 6))
         torch.nn.init.normal_(model.halting_head.weight)
         model = model.to("cpu" if kernels == "torch" else DEVICE)
         if traced and kernels == "triton":
@@ -184,14 +185,14 @@ def test_without_triton_the_reason_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "trm.kernels.fused", raising=False)
     with pytest.raises(UserError, match="needs the package triton"):
-        build(ModelConfig(kernels="triton"), Problem(5, 4))
+        tiny.make({"kernels": "triton"}, Problem(5, 4))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter needs no device")
 @pytest.mark.parametrize("options", [{"mixing": "mixer"}, {}], ids=["mixer", "attention"])
 def test_without_a_cuda_device_the_reason_is_given(options: dict):
     pytest.importorskip("triton")
-    model = build(ModelConfig(width=16, heads=2, kernels="triton", **options), Problem(5, 4))
+    model = tiny.make({"width": 16, "heads": 2, "kernels": "triton"} | options, Problem(5, 4))
     tokens = torch.zeros(2, 4, dtype=torch.long)
     with pytest.raises(UserError, match="needs a CUDA device, not cpu"):
         model(tokens, tokens[:, 0], model.initial_state(2))

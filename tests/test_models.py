@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIAN
 
 def make(options: dict, seed: int = 0, problem: Problem = PROBLEM) -> RecursiveModel:
     torch.manual_seed(seed)
-    model = build(ModelConfig(**(SMALL | options)), problem)
+    model = tiny.make(SMALL | options, problem)
     torch.nn.init.normal_(model.halting_head.weight)
     if model.embed.puzzle is not None:
         torch.nn.init.normal_(model.embed.puzzle.weight)
@@ -69,7 +70,7 @@ def first_step(model: RecursiveModel, batch: int = 3):
 @every_variant
 def test_shapes_and_dtypes(options: dict):
     model = make(options)
-    c, dtype = model.config, getattr(torch, model.config.dtype)
+    c, dtype = model.config, model.dtype
     tokens = c.prefix + PROBLEM.length
     z_width = 0 if c.single_latent or c.kind == "transformer" else c.width
     x = model.encode(*puzzles())
@@ -381,7 +382,7 @@ def test_initial_values():
     problem = Problem(vocab_size=200, length=30, puzzles=5)
     torch.manual_seed(0)
     options = {"width": 128, "mixing": "mixer", "positions": "learned", "prefix": 2, "puzzle_width": 200}
-    model = build(ModelConfig(**(SMALL | options)), problem)
+    model = tiny.make(SMALL | options, problem)
     seen = set()
     for name, p in model.state_dict().items():
         if name == "embed.puzzle.weight" or name == "halting_head.weight":

@@ -243,7 +243,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("original")
     build_folder(home / "orig")
     data = {"train": str(home / "orig/train"), "validation": str(home / "orig/test")}
-    assert train(config(data=data), home / "run", device="cpu").finished
+    assert train(config(data=data), home / "run", compute={"device": "cpu"}).finished
     return home
 
 

@@ -15,7 +15,7 @@ from tiny_arc import RECIPE, SIDE, TASK, config, grid, image, made, unanswered, 
 from torch import Tensor
 
 from trm import pretrained
-from trm.config import parse
+from trm.config import ComputeConfig, parse
 from trm.contest import predict
 from trm.contest.predict import KS, Answers, adapt, count_rows, score
 from trm.contest.voting import Candidate, Prediction
@@ -66,7 +66,7 @@ def recipe(folder: Path, **changes: dict) -> RunConfig:
 @pytest.fixture
 def found(run: Path) -> Pretrained:
     """The model, in a precision in which no answer hangs on rounding, and with something to say."""
-    model = pretrained.load(run, dtype="float64")
+    model = pretrained.load(run, ComputeConfig(dtype="float64"))
     torch.manual_seed(0)
     torch.nn.init.normal_(model.model.answer_head.weight)
     return model
@@ -571,8 +571,7 @@ def test_a_model_of_a_fast_machine_is_adapted_on_any(run, tmp_path, monkeypatch)
     folder = tmp_path / "from a GPU"
     shutil.copytree(run / "last", folder)
     values = json.loads((folder / "config.json").read_text())
-    values["about"]["recipe"]["model"] |= {"kernels": "triton", "compile": "cycle"}
-    values["about"]["recipe"]["train"]["cuda_graph"] = True
+    values["about"]["recipe"]["compute"] |= {"kernels": "triton", "compile": "cycle", "cuda_graph": True}
     (folder / "config.json").write_text(json.dumps(values))
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "new.json", [E])

@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import yaml
 
 from trm import cli
-from trm.config import ModelConfig
-from trm.models import Problem, build
+from trm.models import Problem
 from trm.original import checkpoints
 from trm.recipe import load_recipe, recipe_names
 
@@ -64,7 +64,7 @@ def test_the_example_with_weights_of_the_original_runs(tmp_path, monkeypatch):
     (tmp_path / "run/all_config.yaml").write_text(yaml.safe_dump({"arch": arch, "lr": 1e-4}))
     options = {"width": 16, "heads": 2, "layers": 1, "expansion": 1, "T": 1, "n": 1, "mixing": "mixer",
                "positions": "none", "prefix": 2, "puzzle_width": 16, "dtype": "bfloat16"}  # fmt: skip
-    weights = checkpoints.to_original(build(ModelConfig(**options), Problem(6, 16)))
+    weights = checkpoints.to_original(tiny.make(options, Problem(6, 16)))
     torch.save(weights, tmp_path / "run/step_65104")
     exec(compile(example, "README.md", "exec"), {})  # our own text, and the point of the test
     copy = torch.load(tmp_path / "copy", weights_only=True)

@@ -15,6 +15,7 @@ ORDER = [
     ("trm", "errors"),
     ("files", "rng", "terminal", "problem"),
     ("config",),
+    ("device",),
     ("kernels",),
     ("models",),
     ("puzzles",),

@@ -11,7 +11,7 @@ from tiny import PUZZLES, TASK
 from torch import Tensor
 
 from trm import rng
-from trm.config import Effort, ModelConfig
+from trm.config import ComputeConfig, Effort, ModelConfig
 from trm.errors import UserError
 from trm.inference.search import Policy, broken, decided, ruled_out, search, surest
 from trm.inference.solver import Solver
@@ -28,7 +28,7 @@ class Clueless(Candidates):
     """Knows what is given and ruled out, and nothing else."""
 
     def __init__(self):
-        super().__init__(CONFIG, TASK.problem())
+        super().__init__(CONFIG, TASK.problem(), ComputeConfig())
         self.eval()
 
     def encode_kinds(self, kind_BS: Tensor) -> Tensor:
@@ -37,7 +37,8 @@ class Clueless(Candidates):
     def step(self, state: State, x_BSD: Tensor) -> tuple[State, Output]:
         score_BLN = torch.tensor([0.0, 9.0, -9.0])[x_BSD].unflatten(1, (TASK.length, -1))
         never = torch.full((len(x_BSD),), -torch.inf)
-        return state, Output(torch.nn.functional.pad(score_BLN, (2, 0), value=-99.0), never, never, never)
+        logits_BLV = torch.nn.functional.pad(score_BLN, (2, 0), value=-99.0)
+        return state, Output(logits_BLV, never, never, never.unsqueeze(1))
 
 
 def kinds(puzzle: str) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 from tiny import ANSWER, PUZZLES, TASK
 
 import trm
-from trm.config import Effort, ModelConfig
+from trm.config import ComputeConfig, Effort, ModelConfig
+from trm.device import pick
 from trm.errors import UserError
-from trm.inference.solver import Solver, chunk_size, gpu_rows, pick_device
+from trm.inference.solver import Solver, chunk_size, gpu_rows
 from trm.models import Problem, build
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
@@ -93,7 +94,7 @@ def test_a_malformed_puzzle_is_a_user_error():
 
 
 def test_load_a_folder(tmp_path):
-    loaded = trm.load(tiny.save(tmp_path / "model", steps=3), device="cpu")
+    loaded = trm.load(tiny.save(tmp_path / "model", steps=3), device="cpu", dtype="float64")
     assert isinstance(loaded, Solver)
     assert not loaded.model.training
     assert loaded.training_steps == 3
@@ -101,10 +102,12 @@ def test_load_a_folder(tmp_path):
 
 
 def test_pick_device():
-    assert pick_device("cpu") == "cpu"
-    assert pick_device("auto") in ("cpu", "cuda", "mps")
-    with pytest.raises(UserError, match=r"no device 'tpu' here: choose one of auto, .*cpu"):
-        pick_device("tpu")
+    assert pick(ComputeConfig(device="cpu")) == (ComputeConfig(device="cpu"), [])
+    assert pick(ComputeConfig())[0].device in ("cpu", "cuda", "mps")
+    gone = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(UserError, match=rf"no device '{gone}' here: choose one of auto, .*cpu"):
+        pick(ComputeConfig(device=gone))
+    assert pick(ComputeConfig(device=gone), fall_back=True)[1] == [f"on cpu, as there is no {gone} here"]
 
 
 def test_import_is_quick_and_without_torch():

@@ -11,11 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trm import rng
 from trm.config import parse
 from trm.data.batches import Batch, labels
-from trm.errors import UserError
 from trm.models import RecursiveModel, build
 from trm.recipe import RunConfig
 from trm.training.hints import Hints
-from trm.training.loop import train
 from trm.training.losses import step_loss
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import WARM_UP, TrainingStep
@@ -53,7 +51,7 @@ def config(changes: dict) -> RunConfig:
 
 def make(settings: RunConfig, capturable: bool, device: str = "cpu"):
     torch.manual_seed(settings.seed)
-    model = build(settings.model, TASK.problem(4)).to(device).train()
+    model = build(settings.model, TASK.problem(4), settings.compute).to(device).train()
     ema = Ema(settings.ema, model, capturable) if settings.ema.decay else None
     return model, Optimizer(settings.optimizer, model, settings.train.steps, capturable), ema
 
@@ -221,11 +219,3 @@ def test_all_warm_up_steps_share_one_stream(monkeypatch):
     assert len(made) == 1 + 1
     plain, other = run(settings, capturable=True)[1], len(made)
     assert plain.steps_since_reading == settings.train.steps and other == 2, "no stream without a graph"
-
-
-def test_a_graph_needs_a_cuda_device(tmp_path):
-    settings = parse(RunConfig, {"family": {"name": "sudoku", "box_rows": 2, "box_cols": 2},
-        "data": {"generate": {"train": 4, "validation": 2, "extra_clues": 4}},
-        "train": {"cuda_graph": True}}, "test")  # fmt: skip
-    with pytest.raises(UserError, match=r"train\.cuda_graph needs a CUDA device, not cpu"):
-        train(settings, tmp_path / "run", device="cpu")

@@ -3,9 +3,11 @@
 Runs of a few steps of a tiny model; whole processes where a signal or a kill is part of the matter.
 """
 
+import io
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 import trm
@@ -295,9 +298,36 @@ def test_a_checkpoint_that_is_no_plain_tensors_is_refused(reference: Path, tmp_p
 
 def test_weights_for_use_do_not_ask_for_the_machine_they_were_trained_on(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
-    train(config(model={"compile": "block"}), tmp_path / "run", stop_after=1)
+    train(config(compute={"compile": "block"}), tmp_path / "run", stop_after=1)
     saved = json.loads((tmp_path / "run" / "last" / "config.json").read_text())
-    assert saved["model"]["compile"] == "none" and saved["about"]["recipe"]["model"]["compile"] == "block"
+    assert "compute" not in saved and saved["about"]["recipe"]["compute"]["compile"] == "block"
+
+
+def test_a_run_of_another_machine_goes_on_here_after_saying_so(tmp_path: Path):
+    """A CUDA device, its graphs and its kernels are missing here; the precision may change as well."""
+    folder, said = tmp_path / "run", io.StringIO()
+    train(config(compute={"dtype": "bfloat16"}), folder, stop_after=3)
+    text = (folder / "config.yaml").read_text()
+    there = {"device": "cuda", "cuda_graph": "true", "kernels": "triton"}
+    for option, value in there.items():
+        text = re.sub(rf"\n  {option}: \w+\n", rf"\n  {option}: {value}\n", text)
+    (folder / "config.yaml").write_text(text)
+    assert load_config(folder / "config.yaml").compute.cuda_graph
+    outcome = train(None, folder, stop_after=5, console=Console(file=said, width=200))
+    assert outcome.step == 5
+    says = "computing on cpu, as there is no cuda here, without a CUDA graph, without triton kernels\n"
+    assert says in said.getvalue()
+    assert train(None, folder, compute={"dtype": "float32", "device": "cpu"}).finished
+    assert load_config(folder / "config.yaml").compute.dtype == "bfloat16", (
+        "the run stays as it was asked for"
+    )
+
+
+def test_a_device_that_was_asked_for_must_be_there(tmp_path: Path):
+    train(config(), tmp_path / "run", stop_after=1)
+    device = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(UserError, match=f"no device '{device}' here"):
+        train(None, tmp_path / "run", compute={"device": device})
 
 
 def test_tiny_learns(tmp_path: Path):

@@ -1,11 +1,13 @@
 """What several tests share: 4x4 boards worked by hand, and untrained models small enough to run at once."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trm import pretrained
-from trm.config import ModelConfig
+from trm.config import ComputeConfig, ModelConfig
 from trm.inference.solver import Solver
 from trm.models import Problem, RecursiveModel, build
 from trm.puzzles.sudoku.config import SudokuConfig
@@ -25,15 +27,21 @@ PUZZLES = (
     "123434122143....",
     "....341221434321",
 )
-MODEL = ModelConfig(
-    width=16, heads=2, layers=1, expansion=1, T=1, n=1, mixing="mixer", positions="none", dtype="float64"
-)
+MODEL = ModelConfig(width=16, heads=2, layers=1, expansion=1, T=1, n=1, mixing="mixer", positions="none")
+EXACT = ComputeConfig(dtype="float64")
+
+
+def make(options: Mapping[str, Any], problem: Problem) -> RecursiveModel:
+    """A fresh model from options of the model and of how it computes, told apart by their names."""
+    compute = {name: value for name, value in options.items() if name in ComputeConfig.model_fields}
+    model = {name: value for name, value in options.items() if name not in compute}
+    return build(ModelConfig(**model), problem, ComputeConfig(**compute))
 
 
 def model(seed: int = 2) -> RecursiveModel:
     """Random weights, small enough for answers to settle, and a halting head that says yes here and there."""
     torch.manual_seed(seed)
-    made = build(MODEL, Problem(TASK.vocab_size, TASK.length))
+    made = build(MODEL, Problem(TASK.vocab_size, TASK.length), EXACT)
     torch.nn.init.normal_(made.halting_head.weight)
     torch.nn.init.zeros_(made.halting_head.bias)
     with torch.no_grad():

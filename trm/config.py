@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from trm.puzzles.family import Family
 
 C = TypeVar("C", bound="Config")
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["float32", "bfloat16", "float64"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -83,15 +85,8 @@ class ModelConfig(Config):
     """What the halting head reads: y at the first position (as the original), or at every one, where the
     answer is right if all of them say so."""
     conflict_head: bool = False
-    """Kind candidates: a head that says whether what was decided contradicts the puzzle, for searching."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Precision of the forward pass (float64 is for measuring rounding); weights stay float32."""
-    compile: Literal["none", "block", "cycle"] = "none"
-    """What torch.compile makes one piece of: a block (quick to compile), or a cycle of n + 1 updates
-    (fewer passes over memory, on a GPU)."""
-    kernels: Literal["torch", "triton", "native"] = "torch"
-    """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`. native: a
-    block of candidates as native code on a CPU, where there is a C++ compiler; otherwise as torch."""
+    """Kind candidates: a head that says whether a cell has nothing left, as what was decided contradicts the
+    puzzle; for searching."""
 
     @property
     def width_of_a_head(self) -> int:
@@ -142,15 +137,58 @@ class ModelConfig(Config):
             raise ValueError("single_latent leaves nothing for separate_networks to update")
         if self.answer_layers and self.kind != "hrm" and not self.separate_networks:
             raise ValueError("answer_layers needs a network for y: kind hrm, or separate_networks")
-        if self.kind == "transformer" and self.compile == "cycle":
-            raise ValueError("a transformer has no cycle: set compile to block")
-        if self.kernels == "native" and (self.kind != "candidates" or self.compile != "none"):
-            raise ValueError("kernels: native is for kind candidates, and is compiled already: compile none")
-        if self.kernels == "triton" and self.kind == "candidates":
-            raise ValueError("kind candidates has no triton kernels: set kernels to torch or native")
-        if self.kernels == "triton" and self.dtype == "float64":
-            raise ValueError("kernels: triton computes in float32 or bfloat16, not in float64")
         return self
+
+
+class ComputeConfig(Config):
+    """How a machine computes: a property of neither weights nor runs, which may change machines."""
+
+    device: Device = "auto"
+    """Where to compute; auto: a GPU if there is one."""
+    dtype: Dtype = "float32"
+    """Precision of the forward pass (float64 is for measuring rounding); weights stay float32."""
+    compile: Literal["none", "block", "cycle"] = "none"
+    """What torch.compile makes one piece of: a block (quick to compile), or a cycle of n + 1 updates
+    (fewer passes over memory, on a GPU)."""
+    kernels: Literal["auto", "torch", "triton", "native"] = "auto"
+    """triton: the parts of a block as fused kernels on a CUDA device; goes with every `compile`. native: a
+    cycle of candidates as native code on a CPU, in float32, where there is a C++ compiler; otherwise as
+    torch. auto: native where that is possible, else torch."""
+    cuda_graph: bool = False
+    """Training: record a whole optimizer step on a CUDA device and replay it, so that it never waits for
+    Python."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kernels == "triton" and self.dtype == "float64":
+            raise ValueError("kernels triton computes in float32 or bfloat16, not in float64")
+        if self.kernels == "native" and self.compile != "none":
+            raise ValueError("kernels native is compiled already: set compile to none")
+        return self
+
+    def check(self, model: ModelConfig) -> None:
+        """Raise ValueError if a model cannot be computed in this way on any machine."""
+        if model.kind == "transformer" and self.compile == "cycle":
+            raise ValueError("a transformer has no cycle: set compile to block")
+        if model.kind == "candidates" and self.kernels == "triton":
+            raise ValueError("kind candidates has no triton kernels: set kernels to auto, torch or native")
+        if model.kind != "candidates" and self.kernels == "native":
+            raise ValueError("kernels native is for kind candidates: set kernels to auto, torch or triton")
+
+    def on(self, device: str) -> tuple[Self, list[str]]:
+        """The same on a device of that kind, and what had to change for it."""
+        changes: dict[str, Any] = {"device": device}
+        remarks = []
+        if device != "cuda" and self.cuda_graph:
+            changes["cuda_graph"] = False
+            remarks.append("without a CUDA graph")
+        if device != "cuda" and self.kernels == "triton":
+            changes["kernels"] = "auto"
+            remarks.append("without triton kernels")
+        if device == "mps" and self.dtype == "float64":
+            changes["dtype"] = "float32"
+            remarks.append("in float32")
+        return self.model_copy(update=changes), remarks
 
 
 class SupervisionConfig(Config):
@@ -179,6 +217,14 @@ class SupervisionConfig(Config):
     model.conflict_head, which learns to notice wrong decisions."""
     longest_wrong: int = Field(6, gt=0)
     """Most steps until a wrong decision is taken back."""
+    contradictions: float = Field(0.0, ge=0, le=1)
+    """Probability that a row is posed with a contradiction: one wrong symbol, and some more cells of the
+    solution. It has no answer, and the conflict is its one target; needs model.conflict_head."""
+
+    @property
+    def conflicts(self) -> bool:
+        """Whether rows in training may contradict their solution."""
+        return bool(self.decisions or self.contradictions)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -197,7 +243,7 @@ class LossConfig(Config):
     halting_weight: float = Field(0.5, ge=0)
     """Weight of the halting (and continue) binary cross entropy."""
     conflict_weight: float = Field(0.5, ge=0)
-    """Weight of the binary cross entropy of the conflict head, where rows decide."""
+    """Weight of the binary cross entropy of the conflict head, averaged over cells."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -370,8 +416,6 @@ class TrainConfig(Config):
     """Steps between two checkpoints."""
     keep: int = Field(2, gt=0)
     """Checkpoints kept."""
-    cuda_graph: bool = False
-    """Record a whole optimizer step as a CUDA graph and replay it, so that a GPU never waits for Python."""
 
 
 class Effort(Config):

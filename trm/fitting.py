@@ -67,10 +67,11 @@ def fit(
             if not isinstance(values.get(section), dict):
                 raise UserError(f"changes names {section!r}, which is no section of a recipe")
             values[section] |= options
-        outcome = train(parse(RunConfig, values, "changes"), folder / "run", None, device, console)
+        values["compute"]["device"] = device
+        outcome = train(parse(RunConfig, values, "changes"), folder / "run", console=console)
         if not outcome.finished:
             raise UserError(f"training was stopped at step {outcome.step}")
-        return load(folder / "run", device)
+        return load(folder / "run", device=device)
 
 
 def lay_out(

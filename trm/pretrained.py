@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trm.config import Config, ModelConfig, parse
+from trm import device
+from trm.config import ComputeConfig, Config, ModelConfig, parse
 from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.models import RecursiveModel, build, check_weights, load_weights
@@ -55,7 +56,10 @@ class PretrainedConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _as_written_now(cls, values: Any) -> Any:
-        return upgraded(values) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        # How the first machine computed is no property of the weights.
+        return {name: value for name, value in upgraded(values).items() if name != "compute"}
 
 
 @dataclass
@@ -104,28 +108,24 @@ def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
     return folder, _read_config(folder)
 
 
-def load(
-    name: str | Path, device: str = "cpu", dtype: str | None = None, compiled: bool = False
-) -> Pretrained:
+def load(name: str | Path, compute: ComputeConfig | None = None) -> Pretrained:
     """Load a folder, a run (its best weights), bundled weights by name, or a hub repository `org/name`.
 
-    `dtype` overrides the precision of the forward pass; `compiled` compiles the blocks. Raises UserError
-    when there is no such model, or when it is damaged or of another architecture.
+    `compute` says where and how it computes. Raises UserError when there is no such model, when it is damaged
+    or of another architecture, or when it cannot be computed like that here.
     """
     folder, config = find(name)
-    changes = ({"dtype": dtype} if dtype else {}) | ({"compile": "block"} if compiled else {})
-    model_config = parse(ModelConfig, config.model.model_dump() | changes, "model")
-    if device == "mps" and model_config.dtype == "float64":
-        raise UserError("this device has no float64: use dtype float32")
-    config = config.model_copy(update={"model": model_config})
+    settled, remarks = device.pick(compute or ComputeConfig())
+    if remarks:
+        raise UserError(f"{settled.device} computes only {' and '.join(remarks)}")
     family = config.family.build()
-    model = build(config.model, family.problem(config.puzzles))
+    model = build(config.model, family.problem(config.puzzles), settled)
     weights = _read_weights(folder / _WEIGHTS)
     load_weights(model, weights, str(folder))
     raw = weights | _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
     if raw is not None:
         check_weights(model, raw, str(folder / _RAW))
-    return Pretrained(config, model.to(device).eval(), family, raw, folder)
+    return Pretrained(config, model.to(settled.device).eval(), family, raw, folder)
 
 
 def start_from(model: RecursiveModel, name: str, family: Family, variants: Variants | None) -> Seen:

@@ -9,12 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from tyro.conf import arg
 
 from trm.config import (
+    ComputeConfig,
     Config,
     DataConfig,
     EmaConfig,
@@ -41,6 +43,7 @@ class RunConfig(Config):
     family: AnyFamily
     data: SerializeAsAny[DataConfig]
     model: ModelConfig = ModelConfig()
+    compute: Annotated[ComputeConfig, arg(name="")] = ComputeConfig()
     supervision: SupervisionConfig = SupervisionConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -57,8 +60,12 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if bool(self.supervision.decisions) != self.model.conflict_head:
-            raise ValueError("supervision.decisions and model.conflict_head go together: set both or neither")
+        if self.supervision.conflicts != self.model.conflict_head:
+            raise ValueError(
+                "model.conflict_head learns from supervision.decisions or supervision.contradictions: set it "
+                "with one of them, or none of the three"
+            )
+        self.compute.check(self.model)
         return self
 
     @field_validator("data", mode="before")
@@ -92,7 +99,7 @@ def _refuse_options_of_others(values: Mapping[str, Any], family: FamilyConfig) -
 #
 # The family was called `task`, and the options of all families stood together in the section `data`. A
 # complete configuration (config.yaml of a run, config.json of weights) lists them all, whatever the family,
-# each with the default that it had.
+# each with the default that it had. How a machine computes was said in the sections `model` and `train`.
 
 _ONCE_SHARED: dict[str, tuple[str, Any]] = {  # its place in the section `data` now; its old default
     "generate_train": ("generate.train", 0),
@@ -110,13 +117,23 @@ _ONCE_SHARED: dict[str, tuple[str, Any]] = {  # its place in the section `data` 
 }
 
 
+_ONCE_ELSEWHERE = {"model": ("dtype", "compile", "kernels"), "train": ("cuda_graph",)}  # in `compute` now
+
+
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a run, of weights or of generated data in the form that this version writes."""
     new = dict(values)
+    for section, options in _ONCE_ELSEWHERE.items():
+        old = new.get(section)
+        if isinstance(old, Mapping) and (moved := {name: old[name] for name in options if name in old}):
+            new[section] = {name: value for name, value in old.items() if name not in moved}
+            new["compute"] = moved | new.get("compute", {})
     if "task" in new:
         new.setdefault("family", new.pop("task"))
         if isinstance(new.get("model"), Mapping):
             new["model"] = _upgraded_model(new["model"])
+        if isinstance(compiled := new.get("compute", {}).get("compile"), bool):
+            new["compute"]["compile"] = "block" if compiled else "none"
     family, data = new.get("family"), new.get("data")
     if not isinstance(data, Mapping):
         return new
@@ -137,10 +154,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _upgraded_model(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`compile` was true or false, and the mixer was listed with positions that it never had."""
+    """The mixer was listed with positions that it never had."""
     new = dict(values)
-    if isinstance(new.get("compile"), bool):
-        new["compile"] = "block" if new["compile"] else "none"
     if new.get("mixing", "attention") != "attention" and new.get("positions") == "rope":
         new["positions"] = "none"
     return new

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from trm.commands.common import Device, Dtype, at_least, console, dump
+from trm.commands.common import at_least, console, dump
+from trm.config import ComputeConfig, Device, Dtype
 from trm.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def solve(
     """
     from trm import pretrained
     from trm.contest.voting import submission
-    from trm.inference.solver import pick_device
     from trm.puzzles.arc import readers
 
     folder, outcome = _adapt(
@@ -69,7 +69,7 @@ def solve(
         )
         return 1 if outcome.signal is None else 128 + outcome.signal
     tasks = readers.read(source)
-    found = pretrained.load(folder, pick_device(device))
+    found = pretrained.load(folder, ComputeConfig(device=device))
     answers = _predict(found, tasks, None, None, False)
     _write_submission(answers, tasks, file)
     if json:
@@ -134,7 +134,7 @@ def evaluate(
     allow_leaks: bool = False,
     json: bool = False,
     device: Device = "auto",
-    dtype: Dtype | None = None,
+    dtype: Dtype = "float32",
 ) -> int:
     """Answer test inputs of ARC tasks by votes, and score them where their answers are known.
 
@@ -155,17 +155,16 @@ def evaluate(
         allow_leaks: Evaluate even on tasks whose test pairs the model was trained on.
         json: Print the report as JSON.
         device: Where to compute.
-        dtype: Precision of the forward pass. Default: as in training.
+        dtype: Precision of the forward pass.
     """
     from trm import pretrained
     from trm.contest import predict
-    from trm.inference.solver import pick_device
     from trm.puzzles.arc import readers
 
     if not model or not data:
         raise UserError("give a model and data: trm arc eval MODEL --data FILE")
     at_least(1, votes=votes, steps=steps)
-    found = pretrained.load(model, pick_device(device), dtype)
+    found = pretrained.load(model, ComputeConfig(device=device, dtype=dtype))
     if found.family.commands != "arc":
         raise UserError(f"{model} is no ARC model: use trm eval")
     asked = [name.strip() for name in tasks.split(",")] if tasks else []

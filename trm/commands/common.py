@@ -1,15 +1,12 @@
 """What the commands share: where they print, and how they refuse."""
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trm.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Dtype = Literal["float32", "bfloat16", "float64"]
 
 
 def at_least(least: int, **options: int | None) -> None:

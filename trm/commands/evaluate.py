@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from trm.commands.common import Device, Dtype, at_least, console, dump
-from trm.config import Effort
+from trm.commands.common import at_least, console, dump
+from trm.config import ComputeConfig, Device, Dtype, Effort
 from trm.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def evaluate(
     curve_rollouts: str = _ROLLOUTS,
     json: bool = False,
     device: Device = "auto",
-    dtype: Dtype | None = None,
+    dtype: Dtype = "float32",
     effort: Annotated[Effort, arg(name="")] = _EFFORT,
 ) -> int:
     """Measure accuracy on puzzles with known answers, with 95 % intervals.
@@ -65,12 +65,12 @@ def evaluate(
         curve_rollouts: Numbers of rollouts of the sweep.
         json: Print the report as JSON.
         device: Where to compute.
-        dtype: Precision of the forward pass. Default: as in training.
+        dtype: Precision of the forward pass.
         effort: How long, and in how many ways, to think.
     """
     from trm import pretrained
     from trm.data import sources
-    from trm.inference.solver import Solver, pick_device
+    from trm.inference.solver import Solver
     from trm.models import load_weights
     from trm.original import arc as original_arc
     from trm.original import folders as original
@@ -84,7 +84,7 @@ def evaluate(
         raise UserError("--curve-depths and --curve-rollouts need a folder: --curve FOLDER")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
-    found = pretrained.load(model, pick_device(device), dtype)
+    found = pretrained.load(model, ComputeConfig(device=device, dtype=dtype))
     if (group := found.family.commands) and not original.is_split(data):
         raise UserError(f"models of this family have commands of their own: trm {group} eval --help")
     if found.config.puzzle_ids and found.config.model.puzzle_width:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from tyro.conf import Positional, arg
 
 import trm
-from trm.commands.common import Device, Dtype, console, dump
-from trm.config import Effort
+from trm.commands.common import console, dump
+from trm.config import Device, Dtype, Effort
 from trm.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def solve(
     brief: bool = False,
     json: bool = False,
     device: Device = "auto",
-    dtype: Dtype | None = None,
+    dtype: Dtype = "float32",
     effort: Annotated[Effort, arg(name="")] = _EFFORT,
 ) -> int:
     """Solve puzzles and show how the answer was refined, step by step.
@@ -64,11 +64,11 @@ def solve(
         brief: One line per puzzle: the answer.
         json: One JSON object per puzzle and line.
         device: Where to compute.
-        dtype: Precision of the forward pass. Default: as in training.
+        dtype: Precision of the forward pass.
         effort: How long, and in how many ways, to think.
     """
     text, name = _read_text(puzzle, file)
-    solver = trm.load(model or _bundled_model(text, name), device, dtype)
+    solver = trm.load(model or _bundled_model(text, name), device=device, dtype=dtype)
     if group := solver.family.commands:
         raise UserError(f"models of this family have commands of their own: trm {group} solve --help")
     sources = _split(text, name, solver.family)

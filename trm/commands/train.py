@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import AvoidSubcommands, Positional, arg
 
-from trm.commands.common import Device, at_least, console
+from trm.commands.common import at_least, console
 from trm.errors import UserError
 from trm.recipe import RunConfig
 
@@ -19,10 +19,11 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
 
     Where the arguments say how validation puzzles are got, the recipe's own way is not in their way.
     """
-    given = {word.split("=")[0].replace("-", "_").removeprefix("__data.") for word in arguments}
-    if given & set(_VALIDATION):
+    words = (word.split("=")[0] for word in arguments if word.startswith("--"))
+    given = {word.removeprefix("--").removeprefix("no-").replace("-", "_") for word in words}
+    if ways := {way for way in _VALIDATION if f"data.{way}" in given}:
         fields = type(recipe.data).model_fields
-        replaced = {way: fields[way].default for way in _VALIDATION if way in fields and way not in given}
+        replaced = {way: fields[way].default for way in _VALIDATION if way in fields and way not in ways}
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=replaced)})
 
     def train(
@@ -32,7 +33,6 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
         out: Path | None = None,
         resume: Path | None = None,
         stop_after: int | None = None,
-        device: Device = "auto",
         config: Annotated[RunConfig, arg(name=""), AvoidSubcommands] = recipe,
     ) -> int:
         """Train a model from a recipe; any of its values can be changed by an option.
@@ -43,14 +43,13 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
           trm train mini
           trm train sudoku-fast --data.train train.csv --data.validation validation.csv
           trm train mini --model.width 96 --optimizer.lr 1e-3 --out runs/wide
-          trm train --resume runs/wide
+          trm train --resume runs/wide --device cpu
 
         Args:
             recipe_name: A recipe by name (see `trm info`) or a YAML file; it must come first.
             out: Folder of the run. Default: runs/RECIPE.
             resume: Go on with the run in this folder.
             stop_after: Stop, saved, once this many steps of the run are done.
-            device: Where to compute.
             config: Values of the recipe.
         """
         from trm.training.loop import train as run
@@ -58,12 +57,15 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
         if recipe_name != name:
             raise UserError(f"the recipe must come first: trm train {recipe_name} [options]")
         at_least(1, stop_after=stop_after)
-        if resume is not None and (out is not None or config != recipe or recipe_name != "mini"):
+        as_it_was = config.model_copy(update={"compute": recipe.compute}) == recipe
+        if resume is not None and (out is not None or not as_it_was or recipe_name != "mini"):
             raise UserError(
-                "--resume goes on with the run as it is: only --stop-after and --device go with it"
+                "--resume goes on with the run as it is: only --stop-after and how to compute "
+                "(--device, --dtype, --compile, --kernels, --cuda-graph) go with it"
             )
         folder = resume or out or Path("runs") / Path(recipe_name).stem
-        outcome = run(None if resume else config, folder, stop_after, device, console())
+        asked = {option: value for option, value in config.compute if option in given} if resume else {}
+        outcome = run(None if resume else config, folder, stop_after, asked, console())
         if outcome.finished:
             judged = outcome.best >= 0
             best = f"; best validation exact {100 * outcome.best:.2f} %" if judged else ""

@@ -183,7 +183,8 @@ def adapt(
     values["data"] = {
         "demonstrations": ",".join(str(Path(p).resolve()) if Path(p).exists() else p for p in parts)
     }
-    values["model"] = config.model.model_dump()  # how the first machine computed does not matter here
+    values["model"] = config.model.model_dump()
+    values["compute"] = {"device": device}  # how the first machine computed does not matter here
     values["optimizer"] |= {
         "only_puzzles": only_puzzles,
         "schedule": "constant",
@@ -193,12 +194,11 @@ def adapt(
     values["ema"] = {"decay": min(base.ema.decay, max(0.0, 1 - 10 / steps))}
     values["train"] |= {
         "start_from": str(start.resolve()),
-        "cuda_graph": False,
         "steps": steps,
         "log_every": max(1, min(base.train.log_every, steps // 10)),
         "checkpoint_every": steps,
     }
-    return loop.train(parse(RunConfig, values, "adapt"), folder, None, device, console)
+    return loop.train(parse(RunConfig, values, "adapt"), folder, console=console)
 
 
 def _rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None) -> Iterator[_Row]:

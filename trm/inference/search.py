@@ -86,6 +86,12 @@ def broken(kind_AS: Tensor, relations: Relations) -> Tensor:
     return _clash(kind_AS == GIVEN, relations) | _empty(kind_AS, relations)
 
 
+def excluded(kind_AS: Tensor, relations: Relations) -> Tensor:
+    """Candidates of which a related one is given, bool [A, S]."""
+    given = _sets(kind_AS == GIVEN, relations)
+    return torch.stack([(count - own > 0).flatten(1) for own, count in given]).any(0)
+
+
 def believed_conflict(chance_ALN: Tensor, relations: Relations, policy: Policy) -> Tensor:
     """Whether two candidates of which only one can be true are both sure; bool [A]."""
     return _clash(chance_ALN.flatten(1) >= policy.sure, relations)
@@ -103,10 +109,7 @@ def _clash(true_AS: Tensor, relations: Relations) -> Tensor:
 
 
 def _empty(kind_AS: Tensor, relations: Relations) -> Tensor:
-    excluded = torch.stack(
-        [(count - given > 0).flatten(1) for given, count in _sets(kind_AS == GIVEN, relations)]
-    ).any(0)
-    possible_AS = (kind_AS != OUT) & ~excluded
+    possible_AS = (kind_AS != OUT) & ~excluded(kind_AS, relations)
     return torch.stack([(n == 0).flatten(1).any(1) for _, n in _sets(possible_AS, relations)]).any(0)
 
 

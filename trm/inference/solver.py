@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trm import pretrained
-from trm.config import Effort
+from trm.config import ComputeConfig, Effort, parse
 from trm.errors import UserError
 from trm.inference.search import STEPS_PER_DECISION, Found, search
 from trm.inference.think import Decision, Ends, choose, ponder, refine
@@ -210,24 +210,12 @@ def gpu_rows(state: int, widest: int) -> int:
     return max(1, min(GPU_CHUNK, _GPU_BYTES // (4 * 6 * state + max(activations, noise))))
 
 
-def load(name: str | Path, device: str = "auto", dtype: str | None = None, compiled: bool = False) -> Solver:
+def load(name: str | Path, **compute: Any) -> Solver:
     """A solver from a model folder, a training run, bundled weights by name, or a hub repository.
 
-    `device` is auto, cpu, cuda or mps; `dtype` overrides the precision of the forward pass (very deep
-    runs need float32); `compiled` compiles the blocks, which pays for many puzzles. Raises UserError if
-    there is no such model or it is damaged.
+    `compute` are options of `config.ComputeConfig`: `device` auto, cpu, cuda or mps; `dtype` bfloat16 halves
+    the memory (very deep runs need float32); `compile` block pays for many puzzles on a GPU. Raises UserError
+    if there is no such model, it is damaged, or it cannot be computed like that here.
     """
-    found = pretrained.load(name, pick_device(device), dtype, compiled)
+    found = pretrained.load(name, parse(ComputeConfig, compute, "load"))
     return Solver(found.model, found.family, found.config.steps)
-
-
-def pick_device(device: str) -> str:
-    """The device to use: `auto` prefers CUDA, then an Apple GPU, then the CPU."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, there in here.items() if there)
-    if not here.get(device):
-        raise UserError(
-            f"no device {device!r} here: choose one of auto, {', '.join(n for n in here if here[n])}"
-        )
-    return device

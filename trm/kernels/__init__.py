@@ -4,7 +4,7 @@
     mix_channels(h_BSD, up_ED, down_DI, gate)  rmsnorm over channels of h + the gated unit over channels
     add_rms_norm(h_BSD, m_BSD)                 rmsnorm over channels of h + m
 
-`ModelConfig.kernels` chooses. The fused version is imported only when it is asked for: Triton is no
+`ComputeConfig.kernels` chooses. The fused version is imported only when it is asked for: Triton is no
 dependency of the package (PyTorch's builds for CUDA bring it along).
 
 Shapes: B batch, S tokens, D width, I inner width, E = 2 I (the gate's rows, then the values' rows).
@@ -36,7 +36,7 @@ class Kernels(Protocol):
         ...
 
 
-def choose(name: Literal["torch", "triton", "native"]) -> Kernels:
+def choose(name: Literal["auto", "torch", "triton", "native"]) -> Kernels:
     """The version of that name; UserError where Triton is missing."""
     try:
         return cast(
@@ -46,5 +46,5 @@ def choose(name: Literal["torch", "triton", "native"]) -> Kernels:
         if error.name != "triton":
             raise
         raise UserError(
-            "model.kernels triton needs the package triton (on Linux: pip install triton)"
+            "compute.kernels triton needs the package triton (on Linux: pip install triton)"
         ) from None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from trm.config import ModelConfig
+from trm.config import ComputeConfig, ModelConfig
 from trm.errors import UserError
 from trm.models.candidates import Candidates
 from trm.models.hrm import Hrm
@@ -18,9 +18,18 @@ __all__ = ["Output", "Problem", "RecursiveModel", "State", "build", "check_weigh
 _CLASSES = {"trm": Trm, "candidates": Candidates, "hrm": Hrm, "transformer": Transformer}
 
 
-def build(config: ModelConfig, problem: Problem) -> RecursiveModel:
-    """Build the configured model with fresh weights from torch's global generator."""
-    return _CLASSES[config.kind](config, problem)
+def build(config: ModelConfig, problem: Problem, compute: ComputeConfig | None = None) -> RecursiveModel:
+    """Build the configured model with fresh weights from torch's global generator.
+
+    `compute` says how it computes; UserError where a model of this kind cannot, or the family has no such
+    model.
+    """
+    compute = compute or ComputeConfig()
+    try:
+        compute.check(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return _CLASSES[config.kind](config, problem, compute)
 
 
 def load_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:

@@ -17,38 +17,32 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
-from trm.config import ModelConfig
+from trm.config import ComputeConfig, ModelConfig
 from trm.errors import UserError
 from trm.kernels import native
-from trm.models.embedding import CandidateEmbedding, CandidateHead
-from trm.models.halting import EveryPosition
+from trm.models.embedding import CandidateEmbedding, CandidateHead, ConflictHead
 from trm.models.layers import inner_width
 from trm.models.mixing import CandidateBlock, group_numbers
 from trm.models.recursive import LatentRecursion, Output, State
 from trm.problem import Problem
-
-_FINE = 3.0  # the conflict head starts at "almost surely no conflict"
 
 
 @final
 class Candidates(LatentRecursion):
     """One network on candidates; UserError for a family whose symbols have no relations."""
 
-    def __init__(self, config: ModelConfig, problem: Problem):
+    def __init__(self, config: ModelConfig, problem: Problem, compute: ComputeConfig):
         if problem.relations is None:
             raise UserError(
                 "model.kind candidates needs a family that says which candidates belong together, as Sudoku "
                 "does; this one has no relations: choose kind trm"
             )
         self.relations = problem.relations
-        super().__init__(config, problem)
+        super().__init__(config, problem, compute)
         self.register_buffer("token_N", torch.tensor(problem.relations.tokens), persistent=False)
         self.register_buffer("group_RS", group_numbers(problem.relations), persistent=False)
         self.latent_network = self.network(config.layers)
-        # The logit that all is fine, as the product over candidates: one contradiction shows.
-        self.conflict_head = (
-            EveryPosition(config.width, self.seq_len, logits=1, first=_FINE) if config.conflict_head else None
-        )
+        self.conflict_head = ConflictHead(config, self.relations) if config.conflict_head else None
 
     @property
     def graded(self) -> int:
@@ -60,7 +54,7 @@ class Candidates(LatentRecursion):
         return CandidateBlock(c.width, inner, self.relations)
 
     def embedding(self) -> CandidateEmbedding:
-        return CandidateEmbedding(self.config, self.problem, self.relations)
+        return CandidateEmbedding(self.config, self.problem, self.relations, self.dtype)
 
     def answering(self) -> nn.Module:
         return CandidateHead(self.config, self.problem, self.relations)
@@ -81,7 +75,8 @@ class Candidates(LatentRecursion):
         output = super().say(y_BSD)
         if self.conflict_head is None:
             return output
-        return output._replace(conflict_B=-self.conflict_head(y_BSD).squeeze(-1))
+        any_BL = output.logits_BLV.index_select(-1, self.token_N).float().logsumexp(-1)
+        return output._replace(conflict_BL=self.conflict_head(y_BSD).float() - any_BL)
 
     def forward(
         self, tokens_BL: Tensor, puzzle_B: Tensor, state: State, kind_BS: Tensor | None = None
@@ -91,8 +86,8 @@ class Candidates(LatentRecursion):
         return self.step(state, x_BSD)
 
     def cycle(self, state: State, x_BSD: Tensor, updates: int) -> State:
-        """Latent updates, then one answer update; by native code where it is asked for and can be had."""
-        if self.config.kernels == "native":
+        """Latent updates, then one answer update; by native code where nothing else is asked for."""
+        if self.compute.kernels in ("auto", "native") and self.compute.compile == "none":
             blocks = [cast(CandidateBlock, block).weights() for block in self.latent_network.blocks]
             pool_up, pool_down, up, down = (torch.stack(each) for each in zip(*blocks, strict=True))
             if native.fits(state.y_BSD, pool_down, down):

@@ -24,6 +24,7 @@ from trm.models.layers import Linear, trunc_normal_
 from trm.problem import Problem, Relations
 
 _HALF = 0.707106781  # the original's digits of sqrt(1/2)
+_NONE = -3.0  # at the start, something is almost surely left
 _NEVER = -1e4  # a logit that no softmax notices; fits in float16
 
 
@@ -51,11 +52,11 @@ class PuzzleEmbedding(nn.Module):
 class InputEmbedding(nn.Module):
     """Embeds a puzzle's tokens and its id into x_BSD."""
 
-    def __init__(self, config: ModelConfig, problem: Problem):
+    def __init__(self, config: ModelConfig, problem: Problem, dtype: torch.dtype):
         super().__init__()
         self.prefix, self.width = config.prefix, config.width
         self.seq_len: int = config.prefix + problem.length
-        self.dtype = getattr(torch, config.dtype)
+        self.dtype = dtype
         std = config.width**-0.5
 
         def table(rows: int) -> nn.Parameter:
@@ -85,11 +86,11 @@ OPEN, GIVEN, OUT = range(3)  # the kinds of candidate
 class CandidateEmbedding(nn.Module):
     """Embeds what is known of every candidate into x_BSD."""
 
-    def __init__(self, config: ModelConfig, problem: Problem, relations: Relations):
+    def __init__(self, config: ModelConfig, problem: Problem, relations: Relations, dtype: torch.dtype):
         super().__init__()
         self.width = config.width
         self.seq_len: int = relations.candidates
-        self.dtype = getattr(torch, config.dtype)
+        self.dtype = dtype
         self.kinds = nn.Parameter(trunc_normal_(torch.empty(3, config.width), std=config.width**-0.5))
         kind_VN = torch.full((problem.vocab_size, relations.symbols), OPEN)
         kind_VN[list(relations.tokens)] = OUT
@@ -107,6 +108,20 @@ class CandidateEmbedding(nn.Module):
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor) -> Tensor:
         del puzzle_B  # candidates know one rule: that of their relations
         return self.embed_kinds(self.kinds_of(tokens_BL))
+
+
+class ConflictHead(Linear):
+    """Scores one more answer of a cell, "none": likely where those of all its symbols are low."""
+
+    def __init__(self, config: ModelConfig, relations: Relations):
+        super().__init__(config.width, 1)
+        self.symbols = relations.symbols
+        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.bias, _NONE)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The score of "none" from y, [B, L]."""
+        return super().forward(input.unflatten(1, (-1, self.symbols)).mean(2)).squeeze(-1)
 
 
 class CandidateHead(nn.Module):

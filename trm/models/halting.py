@@ -35,15 +35,15 @@ class FirstPosition(Linear):
 
 @final
 class EveryPosition(Linear):
-    """Logits [B, k], float32: p = product over positions of sigmoid(linear(y)), as log(p / (1 - p)).
+    """Logits [B, 2], float32: p = product over positions of sigmoid(linear(y)), as log(p / (1 - p)).
 
-    At the start every logit is `first`, whatever the number of positions.
+    At the start they are the same for every number of positions.
     """
 
-    def __init__(self, width: int, positions: int, logits: int = 2, first: float = _FIRST_LOGIT):
-        super().__init__(width, logits)
+    def __init__(self, width: int, positions: int):
+        super().__init__(width, 2)
         nn.init.zeros_(self.weight)
-        log_p = F.logsigmoid(torch.tensor(first, dtype=torch.float64)) / positions
+        log_p = F.logsigmoid(torch.tensor(_FIRST_LOGIT, dtype=torch.float64)) / positions
         nn.init.constant_(self.bias, (log_p - torch.log(-torch.expm1(log_p))).item())
 
     def forward(self, input: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trm import kernels, rng
-from trm.config import ModelConfig
+from trm.config import ComputeConfig, ModelConfig
 from trm.models.embedding import CandidateEmbedding, InputEmbedding
 from trm.models.halting import HALTING_HEADS
 from trm.models.layers import Block, Linear, Network, Rope, inner_width, trunc_normal_
@@ -65,8 +65,14 @@ class Output(NamedTuple):
     logits_BLV: Tensor
     halt_B: Tensor
     continue_B: Tensor
-    conflict_B: Tensor
-    """That what was decided contradicts the puzzle; minus infinity from models that never say so."""
+    conflict_BL: Tensor
+    """That nothing is left for a cell, as what was decided contradicts the puzzle; minus infinity from models
+    that never say so."""
+
+    @property
+    def conflict_B(self) -> Tensor:
+        """That what was decided contradicts the puzzle: what the most alarmed cell says."""
+        return self.conflict_BL.amax(1)
 
 
 class RecursiveModel(nn.Module, ABC):
@@ -76,11 +82,12 @@ class RecursiveModel(nn.Module, ABC):
     changes the state.
     """
 
-    def __init__(self, config: ModelConfig, problem: Problem):
+    def __init__(self, config: ModelConfig, problem: Problem, compute: ComputeConfig):
         super().__init__()
         self.config = config
         self.problem = problem
-        self.dtype = getattr(torch, config.dtype)
+        self.compute = compute
+        self.dtype = getattr(torch, compute.dtype)
         self.embed = self.embedding()
         self.seq_len: int = self.embed.seq_len
         uses_rope = config.mixing == "attention" and config.positions == "rope"
@@ -93,7 +100,7 @@ class RecursiveModel(nn.Module, ABC):
 
     def embedding(self) -> InputEmbedding | CandidateEmbedding:
         """From puzzles to x, one position per cell unless a subclass says otherwise."""
-        return InputEmbedding(self.config, self.problem)
+        return InputEmbedding(self.config, self.problem, self.dtype)
 
     def answering(self) -> nn.Module:
         """From y, without its prefix, to logits [B, L, V]."""
@@ -104,12 +111,12 @@ class RecursiveModel(nn.Module, ABC):
         c = self.config
         mix = MIXINGS[c.mixing](c, self.problem, self.rope)
         inner = c.inner or inner_width(c.width, c.expansion)
-        return Block(c.width, inner, c.gate, mix, kernels.choose(c.kernels))
+        return Block(c.width, inner, c.gate, mix, kernels.choose(self.compute.kernels))
 
     def network(self, layers: int) -> Network:
         """A stack of blocks of this model's shape."""
         network = Network([self.block() for _ in range(layers)])
-        if self.config.compile == "block":
+        if self.compute.compile == "block":
             for each in network.blocks:
                 each.compile()
         return network
@@ -136,7 +143,8 @@ class RecursiveModel(nn.Module, ABC):
         """What the heads read from y."""
         logits_BLV = self.answer_head(y_BSD[:, self.config.prefix :])
         halt_B, continue_B = self.halting_head(y_BSD).unbind(-1)
-        return Output(logits_BLV, halt_B, continue_B, torch.full_like(halt_B, -torch.inf))
+        never_BL = torch.full_like(logits_BLV[..., 0], -torch.inf, dtype=torch.float32)
+        return Output(logits_BLV, halt_B, continue_B, never_BL)
 
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor, state: State) -> tuple[State, Output]:
         """`encode` and `step` in one call, as distributed wrappers need it."""
@@ -146,10 +154,10 @@ class RecursiveModel(nn.Module, ABC):
 class LatentRecursion(RecursiveModel):
     """T cycles of n latent updates and one answer update; gradient through the last `graded` only."""
 
-    def __init__(self, config: ModelConfig, problem: Problem):
-        super().__init__(config, problem)
+    def __init__(self, config: ModelConfig, problem: Problem, compute: ComputeConfig):
+        super().__init__(config, problem, compute)
         # The same graph serves all cycles (one with gradient, one without), so it is compiled once.
-        compiled = config.compile == "cycle"
+        compiled = compute.compile == "cycle"
         self._cycle = torch.compile(self.cycle) if compiled else self.cycle
         self._latents = torch.compile(self.latents) if compiled else self.latents
 

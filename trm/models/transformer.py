@@ -4,7 +4,7 @@ from typing import final
 
 from torch import Tensor
 
-from trm.config import ModelConfig
+from trm.config import ComputeConfig, ModelConfig
 from trm.models.recursive import RecursiveModel, State
 from trm.problem import Problem
 
@@ -13,8 +13,8 @@ from trm.problem import Problem
 class Transformer(RecursiveModel):
     """y = net(y + x), once per supervision step; T and n are not used, and there is no z."""
 
-    def __init__(self, config: ModelConfig, problem: Problem):
-        super().__init__(config, problem)
+    def __init__(self, config: ModelConfig, problem: Problem, compute: ComputeConfig):
+        super().__init__(config, problem, compute)
         self.answer_network = self.network(config.layers)
         self.z_init = self.z_init[:0]
 

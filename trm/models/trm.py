@@ -9,7 +9,7 @@ from typing import final
 
 from torch import Tensor
 
-from trm.config import ModelConfig
+from trm.config import ComputeConfig, ModelConfig
 from trm.models.recursive import LatentRecursion, State
 from trm.problem import Problem
 
@@ -18,8 +18,8 @@ from trm.problem import Problem
 class Trm(LatentRecursion):
     """TRM and the rows of its ablation table: see `ModelConfig`."""
 
-    def __init__(self, config: ModelConfig, problem: Problem):
-        super().__init__(config, problem)
+    def __init__(self, config: ModelConfig, problem: Problem, compute: ComputeConfig):
+        super().__init__(config, problem, compute)
         self.latent_network = self.network(config.layers)
         self.answer_network = (
             self.network(config.answer_layers or config.layers) if config.separate_networks else None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trm.config import LossConfig, ModelConfig, SupervisionConfig, parse
+from trm.config import ComputeConfig, LossConfig, ModelConfig, SupervisionConfig, parse
 from trm.errors import UserError, first_line
 from trm.models import Problem, RecursiveModel, build, load_weights
 from trm.original import folders
@@ -57,6 +57,7 @@ class Original(NamedTuple):
     problem: Problem
     supervision: SupervisionConfig
     loss: LossConfig
+    compute: ComputeConfig
 
 
 def describe(config: Mapping[str, Any], names: set[str]) -> Original:
@@ -104,9 +105,9 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
         "prefix": prefix,
         "puzzle_width": puzzle_width,
         "single_latent": single,
-        "dtype": take("forward_dtype", "bfloat16"),
     }
     problem = Problem(take("vocab_size"), take("seq_len"), take("num_puzzle_identifiers", 1))
+    compute = {"dtype": take("forward_dtype", "bfloat16")}
     supervision = {
         "steps": take("halt_max_steps"),
         "act": take("act_enabled", True),
@@ -128,6 +129,7 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
         problem,
         parse(SupervisionConfig, supervision, where),
         parse(LossConfig, {"tokens": _LOSSES[loss_type]}, where),
+        parse(ComputeConfig, compute, where),
     )
 
 
@@ -208,7 +210,7 @@ def build_original(
         config = folders.sizes(Path(data))._asdict() | dict(config)
     weights = {strip(name): value for name, value in weights.items()}
     original = describe(config, set(weights))
-    model = build(original.model, original.problem)
+    model = build(original.model, original.problem, original.compute)
     ours = rename(weights)
     if original.model.single_latent:  # its only latent is our y
         ours = {"y_init" if name == "z_init" else name: value for name, value in ours.items()}

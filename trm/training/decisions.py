@@ -5,6 +5,10 @@ decision was wrong, and to go on after it was taken back. A row decides by the p
 decision contradicts its solution, the one target of the row is the conflict, until the decision is taken
 back after a random number of steps: training never acts on the alarms of a head that is still learning.
 
+Wrong decisions are rare and hard to see through. So other rows are posed with a contradiction from the start:
+a wrong symbol that no single rule forbids, and from none to most of the solution, which makes all of it from
+hard to easy. Such a row ends when its conflict is noticed.
+
 Shapes: B batch, L cells, N symbols, S = L * N candidates, D width.
 """
 
@@ -13,11 +17,16 @@ from torch import Tensor
 
 from trm import rng
 from trm.config import SupervisionConfig
-from trm.inference.search import Policy, decided, ruled_out, surest
+from trm.data.batches import IGNORE, Batch
+from trm.inference.search import Policy, decided, excluded, ruled_out, surest
 from trm.models import Output, RecursiveModel, State
 from trm.models.candidates import Candidates
+from trm.models.embedding import OPEN
 from trm.training.losses import correctness
 from trm.training.supervision import Slots
+
+# The largest share of the open cells that a row with a contradiction shows; it draws its own.
+MOST_SHOWN = 0.6
 
 
 class Decisions:
@@ -43,18 +52,42 @@ class Decisions:
         own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return own | {f"saved_{name}": part for name, part in self.saved._asdict().items()}
 
-    def begin(self, fresh_B: Tensor, tokens_BL: Tensor, key: Tensor) -> Tensor:
+    @property
+    def posed_wrong_B(self) -> Tensor:
+        """Rows that were posed with a contradiction: there is no decision to take back."""
+        return self.wrong_B & (self.candidate_B < 0)
+
+    def begin(self, fresh_B: Tensor, batch: Batch, key: Tensor) -> Tensor:
         """Start fresh rows anew; the kinds of all candidates, [B, S]."""
-        fresh_B11 = fresh_B.view(-1, 1, 1)
-        asked_BLN = self.model.kinds_of(tokens_BL).view_as(self.kind_BLN)
-        self.kind_BLN.copy_(torch.where(fresh_B11, asked_BLN, self.kind_BLN))
-        self.answer_BL.masked_fill_(fresh_B.unsqueeze(1), -1)
-        self.wrong_B.logical_and_(~fresh_B)
-        self.since_B.masked_fill_(fresh_B, 0)
         row_B = rng.fold(key, torch.arange(len(fresh_B), device=key.device))
-        drawn_B = rng.uniform(row_B, 1).squeeze(-1) < self.config.decisions
-        self.decides_B.copy_(torch.where(fresh_B, drawn_B, self.decides_B))
+        decides_B, contradicts_B = (
+            rng.uniform(row_B, 2) < torch.tensor((self.config.decisions, self.config.contradictions))
+        ).unbind(1)
+        asked_BLN = self.model.kinds_of(batch.tokens_BL).view_as(self.kind_BLN)
+        wrong_BLN = self._contradiction(batch, rng.fold(row_B, 1))
+        asked_BLN = torch.where(contradicts_B.view(-1, 1, 1), wrong_BLN, asked_BLN)
+        self.kind_BLN.copy_(torch.where(fresh_B.view(-1, 1, 1), asked_BLN, self.kind_BLN))
+        self.answer_BL.masked_fill_(fresh_B.unsqueeze(1), -1)
+        self.candidate_B.masked_fill_(fresh_B, -1)
+        self.since_B.masked_fill_(fresh_B, 0)
+        self.wrong_B.copy_(torch.where(fresh_B, contradicts_B, self.wrong_B))
+        self.decides_B.copy_(torch.where(fresh_B, decides_B, self.decides_B))
         return self.kind_BLN.flatten(1).clone()  # the gradient of the embedding needs it unchanged
+
+    def _contradiction(self, batch: Batch, key_B: Tensor) -> Tensor:
+        """The kinds of every row with some more of its solution and one wrong candidate given, [B, L, N]."""
+        labels_BL = batch.labels_BL
+        share_B1 = MOST_SHOWN * rng.uniform(rng.fold(key_B, 1), 1)
+        shown_BL = (rng.uniform(rng.fold(key_B, 2), labels_BL.shape[1]) < share_B1) & (labels_BL != IGNORE)
+        shown_BLN = self.model.kinds_of(torch.where(shown_BL, labels_BL, batch.tokens_BL))
+        shown_BLN = shown_BLN.view_as(self.kind_BLN)
+        true_BLN = labels_BL.unsqueeze(-1) == self.model.token_N
+        wrong_BLN = (shown_BLN == OPEN) & ~true_BLN
+        hidden_BLN = wrong_BLN & ~excluded(shown_BLN.flatten(1), self.model.relations).view_as(wrong_BLN)
+        # Any of those that no rule forbids; without one, any that is wrong.
+        draw_BS = rng.uniform(rng.fold(key_B, 3), wrong_BLN[0].numel())
+        order_BS = draw_BS + wrong_BLN.flatten(1) + hidden_BLN.flatten(1)
+        return decided(shown_BLN, order_BS.argmax(1))
 
     def follow(self, slots: Slots, output: Output, key: Tensor) -> Slots:
         """Take back and decide after a supervision step; the slots with the states that follow."""
@@ -64,7 +97,7 @@ class Decisions:
         row_B = rng.fold(key, torch.arange(len(answer_BL), device=key.device))
         candidate_B, undecided_B = surest(chance_BLN, self.kind_BLN, self.policy, row_B)
 
-        back_B = self.wrong_B & (self.wait_B <= 0)
+        back_B = self.wrong_B & (self.wait_B <= 0) & ~self.posed_wrong_B
         _, exact_B = correctness(output.logits_BLV.detach(), slots.batch.labels_BL)
         self.since_B.add_(1)
         rests_B = (answer_BL == self.answer_BL).all(-1) | (self.since_B >= self.policy.patience)

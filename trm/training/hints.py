@@ -39,7 +39,10 @@ class Hints:
         self.hinted_B.copy_(torch.where(free_B, hinted_B, self.hinted_B))
         slots = step.slots
         _, exact_B = correctness(step.output.logits_BLV.detach(), slots.batch.labels_BL)
-        change_B = torch.where(exact_B, -1, 1) * (slots.halted_B & self.hinted_B)
+        learned_B = slots.halted_B & self.hinted_B
+        if step.posed_wrong_B is not None:
+            learned_B &= ~step.posed_wrong_B
+        change_B = torch.where(exact_B, -1, 1) * learned_B
         self.level_N.index_add_(0, slots.batch.row_B, change_B.to(self.level_N.dtype))
         self.level_N.clamp_(0, slots.batch.tokens_BL.shape[1])
 

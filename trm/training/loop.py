@@ -21,7 +21,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,13 @@ from rich.console import Console
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import trm
-from trm import pretrained
-from trm.config import dump_config
+from trm import device, pretrained
+from trm.config import ComputeConfig, dump_config, parse
 from trm.data import sources
 from trm.data.batches import Batch, Batches
 from trm.errors import UserError, first_line
 from trm.files import drafts, full_disk_is_a_user_error, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
-from trm.inference.solver import pick_device
 from trm.models import RecursiveModel, State, build
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
@@ -73,23 +72,29 @@ def train(
     config: RunConfig | None,
     folder: Path,
     stop_after: int | None = None,
-    device: str = "auto",
+    compute: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Train from a configuration into a new folder, or go on with the run in `folder` (config None).
 
-    `stop_after` ends this call once that many steps of the run are done; the run can go on later. The
-    same happens on SIGINT and SIGTERM. Raises UserError for anything the user can put right; the last
-    checkpoint stays good.
+    `stop_after` ends this call once that many steps of the run are done; the run can go on later. The same
+    happens on SIGINT and SIGTERM. `compute` changes options of that section: a run that goes on may be on
+    another machine. What this one cannot do, a run does without, and says so. Raises UserError for anything
+    the user can put right; the last checkpoint stays good.
     """
     console = console or Console(quiet=True)
-    device = pick_device(device)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
         resume = config is None
         if config is None:
             config = _reopen(folder)
         else:
             _check_new(folder)
+        if compute:
+            values = config.model_dump()
+            config = parse(RunConfig, values | {"compute": values["compute"] | dict(compute)}, "options")
+        settled, changes = device.pick(config.compute, fall_back=resume and "device" not in (compute or {}))
+        if changes:
+            console.print(f"computing {', '.join(changes)}")
         family, generator = config.family.build(), config.data.generator()
         total = sum(generator.counts().values()) if generator else 0
         begun = resume and bool(checkpoint.steps_saved(folder / "checkpoints"))
@@ -104,7 +109,7 @@ def train(
         if begun:
             remove_drafts(folder, *_FILES)
             _check_data(folder, data)
-        run = _Run(config, family, data, folder, device)
+        run = _Run(config, settled, family, data, folder)
         remove_drafts(folder, *_FILES)  # of a new run only now, as all checks have passed
         folder.mkdir(parents=True, exist_ok=True)
         if not begun:
@@ -163,17 +168,17 @@ def _loop(
 class _Run:
     """The state of a run: everything that changes from step to step."""
 
-    def __init__(self, config: RunConfig, family: Family, data: TrainingData, folder: Path, device: str):
+    def __init__(
+        self, config: RunConfig, compute: ComputeConfig, family: Family, data: TrainingData, folder: Path
+    ):
         self.config, self.family, self.data, self.folder = config, family, data, folder
         self.validation = data.validation.take(slice(config.train.eval_puzzles))
         self.problem = family.problem(data.puzzles)
-        self.fabric = Fabric(accelerator=device, devices=1)
-        if device == "mps" and (config.model.dtype == "float64" or config.loss.tokens == "stablemax64"):
-            raise UserError(
-                "this device has no float64: use --loss.tokens stablemax and --model.dtype float32"
-            )
+        self.fabric = Fabric(accelerator=compute.device, devices=1)
+        if compute.device == "mps" and config.loss.tokens == "stablemax64":
+            raise UserError("this device has no float64: use --loss.tokens stablemax")
         torch.manual_seed(config.seed)
-        model = build(config.model, self.problem)
+        model = build(config.model, self.problem, compute)
         self.seen = data.seen
         if config.train.start_from:
             # Once there is a checkpoint, the run holds all that it took from there.
@@ -190,9 +195,7 @@ class _Run:
         self.model = cast(RecursiveModel, self.fabric.setup_module(model))  # the same, wrapped
         self.module.train()
         self.device = self.fabric.device
-        graph, rank = config.train.cuda_graph, self.fabric.global_rank
-        if graph and self.device.type != "cuda":
-            raise UserError(f"train.cuda_graph needs a CUDA device, not {self.device.type}")
+        graph, rank = compute.cuda_graph, self.fabric.global_rank
         self.optimizer = Optimizer(config.optimizer, model, config.train.steps, capturable=graph)
         self.ema = Ema(config.ema, model, capturable=graph) if config.ema.decay else None
         batches = Batches(
@@ -204,7 +207,7 @@ class _Run:
                 raise UserError("supervision.hints needs questions and answers with the same cells")
             self.hints = Hints(config.supervision, len(data.train), config.train.batch, self.device)
         self.decisions = None
-        if config.supervision.decisions:
+        if config.supervision.conflicts:
             self.decisions = Decisions(config.supervision, model, config.train.batch)
         self.training_step = TrainingStep(
             config,
@@ -268,8 +271,7 @@ class _Run:
             about["validation"] = _summary(report)
         config = pretrained.PretrainedConfig(
             family=self.config.family,
-            # How this machine computes is no property of the weights.
-            model=self.config.model.model_copy(update={"compile": "none", "kernels": "torch"}),
+            model=self.config.model,
             puzzles=self.problem.puzzles,
             puzzle_ids=self.data.variants.digest() if self.data.variants else "",
             steps=self.config.supervision.steps,

@@ -2,10 +2,10 @@
 
     loss = sum over rows of  mean over valid tokens of CE(logits, labels)
                            + w * (BCE(halt, exact) [+ BCE(continue, target)])
-                           [+ v * BCE(conflict, wrong)]
+                           [+ v * mean over cells of BCE(conflict, wrong)]
 
-where `exact` says that every valid token is right, and `wrong` that a row has decided against its solution;
-the tokens of such a row do not count. The gradient is that of loss / global batch.
+where `exact` says that every valid token is right, and `wrong` that what is given in a row contradicts its
+solution; the tokens of such a row do not count. The gradient is that of loss / global batch.
 
 Stablemax (Prieto et al., arXiv 2501.04697) replaces exp in the softmax by s(x) = x + 1 for x >= 0 and
 1 / (1 - x) below, which grows slowly on both sides.
@@ -91,10 +91,13 @@ def step_loss(config: LossConfig, step: Step) -> tuple[Loss, dict[str, Tensor]]:
         continuing = _bce(output.continue_B, step.continue_target_B)
     conflict = torch.zeros_like(halting)
     if step.wrong_B is not None:
-        conflict = _bce(output.conflict_B, step.wrong_B)
+        wrong_BL = step.wrong_B.unsqueeze(1).expand_as(output.conflict_BL)
+        conflict = _bce(output.conflict_BL, wrong_BL) / wrong_BL.shape[1]
     total = tokens + config.halting_weight * (halting + continuing) + config.conflict_weight * conflict
 
     done_B = slots.halted_B & (valid_B > 0)
+    if step.posed_wrong_B is not None:
+        done_B &= ~step.posed_wrong_B
     metrics = {
         "rows": torch.ones_like(done_B),
         "count": done_B,

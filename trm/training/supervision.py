@@ -46,7 +46,9 @@ class Step(NamedTuple):
     output: Output
     continue_target_B: Tensor | None
     wrong_B: Tensor | None = None
-    """Rows whose decisions contradict their solution, where rows decide."""
+    """Rows in which what is given contradicts the solution, where there may be such."""
+    posed_wrong_B: Tensor | None = None
+    """Those of them that were posed like this, and have no answer."""
 
 
 def empty_slots(model: RecursiveModel, batch: Batch) -> Slots:
@@ -106,7 +108,7 @@ def supervise(
     if decisions is None:
         state, output = model(batch.tokens_BL, batch.puzzle_B, before)
     else:
-        kind_BS = decisions.begin(free_B, batch.tokens_BL, rng.fold(key, BEGIN))
+        kind_BS = decisions.begin(free_B, batch, rng.fold(key, BEGIN))
         state, output = cast(Candidates, model)(batch.tokens_BL, batch.puzzle_B, before, kind_BS)
     with torch.no_grad():
         steps_B = slots.steps_B + 1
@@ -121,12 +123,12 @@ def supervise(
                 _, ahead = model(batch.tokens_BL, batch.puzzle_B, state)
                 best_B = torch.maximum(ahead.halt_B, ahead.continue_B)
                 continue_target_B = torch.where(last_B, ahead.halt_B, best_B).sigmoid()
-        slots = Slots(batch, state, steps_B, halted_B)
         if decisions is None:
-            return Step(slots, output, continue_target_B)
-        wrong_B = decisions.wrong_B.clone()
-        slots = decisions.follow(slots, output, rng.fold(key, FOLLOW))
-        return Step(slots, output, continue_target_B, wrong_B)
+            return Step(Slots(batch, state, steps_B, halted_B), output, continue_target_B)
+        wrong_B, posed_wrong_B = decisions.wrong_B.clone(), decisions.posed_wrong_B
+        halted_B = torch.where(posed_wrong_B, last_B | (output.conflict_B > 0), halted_B)
+        slots = decisions.follow(Slots(batch, state, steps_B, halted_B), output, rng.fold(key, FOLLOW))
+        return Step(slots, output, continue_target_B, wrong_B, posed_wrong_B)
 
 
 def _minimum_steps(config: SupervisionConfig, key: Tensor, size: int) -> Tensor:
