@@ -126,6 +126,27 @@ def test_a_search_that_ends_empty_says_so():
     assert not found.verified and found.steps < 1000, puzzle
 
 
+class Alarmist(Clueless):
+    """Cries wolf at every decision, for a while."""
+
+    cries = 40
+
+    def step(self, state: State, x_BSD: Tensor) -> tuple[State, Output]:
+        state, out = super().step(state, x_BSD)
+        self.cries -= 1
+        conflict_BL = torch.full((len(x_BSD), TASK.length), 9.0 if self.cries > 0 else -9.0)
+        return state, out._replace(conflict_BL=conflict_BL)
+
+
+def test_a_search_that_believed_false_alarms_starts_over():
+    tokens_1L = TASK.parse("1...............")[None]
+    ((_, found),) = search(Alarmist(), TASK, tokens_1L, 1000, 1000, rows=1)
+    assert found.verified and found.restarts > 0
+    patient = Policy(alarm=0.9999)
+    ((_, found),) = search(Alarmist(), TASK, tokens_1L, 1000, 1000, rows=1, policy=patient)
+    assert found.verified and found.restarts == 0
+
+
 def test_answers_do_not_depend_on_the_batch():
     tokens_NL = np.stack([TASK.parse(each) for each in PUZZLES])
     one, many = (dict(search(Clueless(), TASK, tokens_NL, 1000, 1000, rows=n)) for n in (1, 8))
@@ -148,7 +169,7 @@ def test_a_solver_searches_and_says_how():
     found = dict(
         search(Clueless(), TASK, np.stack([TASK.parse(each) for each in PUZZLES]), 9000, 1000, rows=8)
     )
-    assert [(a.steps, a.decisions, a.take_backs) for a in answers] == [
+    assert [(a.steps, a.decisions, a.take_backs, a.restarts) for a in answers] == [
         found[i][3:] for i in range(len(PUZZLES))
     ]
     (short,) = made.solve(PUZZLES[-1], Effort(search=1000, budget=2))

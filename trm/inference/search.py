@@ -7,6 +7,10 @@ the state as it is. A conflict takes the last decision back: its candidate is ru
 out") and the state before it is restored. So nothing is decided twice, and an answer that is found is one
 that the rules confirm.
 
+Some conflicts follow from the rules, others are only believed, and a belief may be false. When nothing is
+left to take back, the puzzle has no answer if the rules alone have led there; otherwise the search starts over,
+with other draws.
+
 What a row does depends on its puzzle and the seed alone, not on the rows beside it. Rows whose search has
 ended leave the batch between two steps, and the next puzzles join.
 
@@ -56,6 +60,7 @@ class Found(NamedTuple):
     steps: int
     decisions: int
     take_backs: int
+    restarts: int
 
 
 def surest(chance_ALN: Tensor, kind_ASN: Tensor, policy: Policy, key_A: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +168,9 @@ class _Row:
     """Steps since the last change of what is given."""
     decisions: int = 0
     take_backs: int = 0
+    restarts: int = 0
+    believed: bool = False
+    """Something was taken back on a belief."""
 
 
 @torch.inference_mode()
@@ -249,18 +257,18 @@ class _Work:
             row.since += 1
             verified = moved_A[i] and self.family.verify(row.tokens_L, answers[i]) is True
             resting = not moved_A[i] or row.since >= policy.patience
-            wrong = broken_A[i] or alarm_A[i] or (resting and (believed_A[i] or not undecided_A[i]))
-            if verified or row.steps >= self.steps or (broken_A[i] and not row.stack):
-                yield (
-                    row.puzzle,
-                    Found(
-                        answers[i], verified, float(out.halt_B[i]), row.steps, row.decisions, row.take_backs
-                    ),
-                )
+            believed = alarm_A[i] or (resting and (believed_A[i] or not undecided_A[i]))
+            empty = broken_A[i] and not row.stack and not row.believed
+            if verified or row.steps >= self.steps or empty:
+                counts = row.steps, row.decisions, row.take_backs, row.restarts
+                yield row.puzzle, Found(answers[i], verified, float(out.halt_B[i]), *counts)
                 continue
             stay.append(i)
-            if wrong and row.stack:
+            if (broken_A[i] or believed) and row.stack:
+                row.believed |= not broken_A[i]
                 self._take_back(i, row)
+            elif (broken_A[i] or believed) and row.believed:
+                self._start_over(i, row)
             elif resting and undecided_A[i] and row.decisions < self.decisions:
                 self._decide(i, row, candidate_A[i])
         if len(stay) < len(self.rows):
@@ -283,6 +291,13 @@ class _Work:
         self.state.y_BSD[i], self.state.z_BSD[i] = last.y_SD, last.z_SD
         self.kind_ALN[i] = ruled_out(last.kind_LN[None], self._one(last.candidate))[0]
         row.take_backs, row.since = row.take_backs + 1, 0
+
+    def _start_over(self, i: int, row: _Row) -> None:
+        fresh = self.model.initial_state(1)
+        self.state.y_BSD[i], self.state.z_BSD[i] = fresh.y_BSD[0], fresh.z_BSD[0]
+        tokens_1L = torch.from_numpy(row.tokens_L).long()[None].to(self.device)
+        self.kind_ALN[i] = self.model.kinds_of(tokens_1L).unflatten(1, self._grid())[0]
+        row.restarts, row.since, row.believed = row.restarts + 1, 0, False
 
     def _one(self, candidate: int) -> Tensor:
         return torch.tensor([candidate], device=self.device)

@@ -44,6 +44,8 @@ class Answer:
     """Decisions of a search."""
     take_backs: int = 0
     """Decisions that the search took back."""
+    restarts: int = 0
+    """Times that the search started over."""
     by: str = "model"
     """`model`, or `exact` where the exact solver had to step in."""
     answer_L: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False, compare=False)
@@ -117,7 +119,9 @@ class Solver:
                 answer = self.answer(
                     tokens_NL[next_one], each.answer_L, each.steps, _sigmoid(each.halt), effort
                 )
-                yield replace(answer, decisions=each.decisions, take_backs=each.take_backs)
+                yield replace(
+                    answer, decisions=each.decisions, take_backs=each.take_backs, restarts=each.restarts
+                )
                 next_one += 1
 
     def steps(self, puzzle: str, effort: Effort | None = None, puzzle_id: int = 0) -> Iterator[Refinement]:
