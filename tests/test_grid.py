@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from trm import rng
-from trm.config import GeneratorConfig
+from trm.config import GeneratorConfig, ModelConfig, parse
 from trm.errors import UserError
-from trm.puzzles.grid.config import GridConfig
+from trm.models import build
+from trm.puzzles.grid.config import GridConfig, GridRules
 from trm.puzzles.grid.family import Grid, check_symbol
+from trm.puzzles.sudoku.config import SudokuConfig
+from trm.puzzles.sudoku.family import Sudoku
 
 NARROW = (".", "1", "2", "?", ",", '"', "é")
 WIDE = (".", "1", "10", "🙂", "red")
@@ -330,3 +333,101 @@ def test_columns_of_a_picture_line_up():
     task = task_of(2, 2, WIDE)
     tokens_L = task.parse("10 red/1 🙂")
     assert plain(task.render(tokens_L, tokens_L)) == " 10 red\n  1  🙂\n"
+
+
+# --- rules
+
+ALL = "all_different"
+SUDOKU = GridRules(rows=ALL, columns=ALL, boxes=(2, 3))
+SUDOKU_ANSWER = "123456/456123/231564/564231/312645/645312"
+
+
+def ruled(rules: GridRules, height: int = 6, width: int = 6, symbols: str = "123456") -> Grid:
+    return task_of(height, width, "." + symbols, permute=tuple(symbols), rules=rules)
+
+
+def test_rules_of_a_sudoku_relate_what_a_sudoku_relates():
+    ours, theirs = ruled(SUDOKU), Sudoku(SudokuConfig(box_rows=2, box_cols=3))
+    assert ours.relations.shape == theirs.relations.shape
+    assert ours.relations.members == theirs.relations.members
+    assert ours.problem().relations.symbols == 6
+
+
+def test_an_answer_is_verified_by_rules_and_clues():
+    task = ruled(SUDOKU)
+    answer_L = task.parse(SUDOKU_ANSWER)
+    for cell in range(36):
+        question_L = np.where(np.arange(36) == cell, answer_L, task.parse("./" * 0 + "." * 36))
+        assert task.verify(question_L, answer_L) is True
+        wrong_L = answer_L.copy()
+        wrong_L[cell] = 2 + (answer_L[cell] - 1) % 6
+        assert task.verify(question_L, wrong_L) is False
+    assert task.verify(task.parse("2" + "." * 35), answer_L) is False, "a clue is overwritten"
+    assert task.verify(task.parse("." * 36), task.parse("." * 36)) is False
+    assert task_of(6, 6, ".123456").verify(answer_L, answer_L) is None, "without rules nobody knows"
+
+
+@pytest.mark.parametrize(
+    ("rules", "verified"),
+    [
+        (GridRules(rows=ALL), {"123/123": True, "122/123": False}),
+        (GridRules(boxes=(1, 3)), {"123/123": True, "123/122": False}),
+    ],
+)
+def test_only_what_is_said_is_a_rule(rules, verified):
+    task = ruled(rules, 2, 3, "123")
+    for text, expected in verified.items():
+        assert task.verify(task.parse("......"), task.parse(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("puzzle", "message"),
+    [
+        ("5.5.../" + "....../" * 4 + "......", "5 stands in row 1, column 1 and in row 1, column 3"),
+        ("....../..2.../" * 2 + "....../......", "2 stands in row 2, column 3 and in row 4, column 3"),
+        ("1...../.1..../" + "....../" * 3 + "......", "1 stands in row 1, column 1 and in row 2, column 2"),
+    ],
+)
+def test_contradictory_clues_are_named(puzzle, message):
+    task = ruled(SUDOKU)
+    with pytest.raises(UserError, match=message):
+        task.check(task.parse(puzzle))
+    task.check(task.parse(SUDOKU_ANSWER))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rules": {"rows": ALL}}, "name them in permute"),
+        ({"permute": "123", "rules": {"rows": ALL}}, "rows of 4 cells cannot hold 3 symbols"),
+        ({"permute": "123", "rules": {"columns": ALL}}, "columns of 4 cells cannot hold 3 symbols"),
+        ({"permute": "1234", "rules": {"boxes": (2, 3)}}, "boxes of 2x3 cells cannot hold 4 symbols"),
+        ({"permute": "123", "rules": {"boxes": (1, 3)}}, "boxes of 1x3 do not fill a grid of 4x4"),
+        ({"permute": "1234", "rules": {"rows": ALL}, "dihedral": True}, "a quarter turn"),
+        ({"permute": "1234", "rules": {"boxes": (1, 4)}, "dihedral": True}, "a quarter turn"),
+    ],
+)
+def test_rules_that_cannot_hold_are_refused(values, message):
+    grid = {"height": 4, "width": 4, "symbols": tuple(".1234")}
+    if "permute" in values:
+        values = values | {"permute": tuple(values["permute"])}
+    with pytest.raises(UserError, match=message):
+        parse(GridConfig, grid | values, "test")
+
+
+def test_a_puzzle_of_a_grid_with_rules_fills_it():
+    with pytest.raises(UserError, match="by its rules this grid has 6 rows of 6"):
+        ruled(SUDOKU).parse("1./.1")
+
+
+def test_a_model_of_candidates_knows_the_rules():
+    """It treats renamed symbols alike, and its answers are symbols that may be renamed."""
+    torch.manual_seed(0)
+    model = ModelConfig(kind="candidates", mixing="relations", halting="every", width=8, inner=8, T=1, n=1)
+    task = ruled(SUDOKU)
+    made = build(model, task.problem())
+    tokens_BL = torch.from_numpy(task.parse("1" + "." * 34 + "2"))[None].long()
+    _, out = made(tokens_BL, torch.zeros(1, dtype=torch.int64), made.initial_state(1))
+    assert (out.logits_BLV.argmax(-1) >= 2).all()
+    given, seen, *others = out.logits_BLV[0, 0, 2:].tolist()
+    assert len({given, seen, others[0]}) == 3 and others == pytest.approx([others[0]] * 4, abs=1e-6)

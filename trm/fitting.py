@@ -8,7 +8,7 @@ command.
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error, write_atomic
 from trm.inference.solver import Solver, load
 from trm.puzzles.grid import readers as grids
+from trm.puzzles.grid.config import GridRules
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.grid.readers import Row
 from trm.puzzles.table import write_csv
@@ -33,6 +34,7 @@ def fit(
     *,
     dihedral: bool = False,
     permute: Iterable[str] = (),
+    rules: Mapping[str, Any] | None = None,
     height: int | None = None,
     changes: dict[str, dict[str, Any]] | None = None,
     device: str = "auto",
@@ -46,6 +48,8 @@ def fit(
         out: folder to keep the puzzles' splits and the run in. Default: nothing is kept.
         dihedral: rotated and mirrored puzzles are puzzles of the same kind.
         permute: symbols that may be renamed among each other.
+        rules: what makes an answer right, such as {"rows": "all_different", "boxes": (2, 3)}: each symbol of
+            `permute` once.
         height: rows of puzzles that are given as cells without rows.
         changes: values of the recipe to change, such as {"train": {"steps": 500}}.
         device: where to compute.
@@ -62,7 +66,10 @@ def fit(
     base = load_recipe(recipe) if isinstance(recipe, str) else recipe
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch if out is None else out)
-        values = lay_out(rows, folder / "puzzles", base, dihedral=dihedral, permute=permute).model_dump()
+        known = parse(GridRules, rules or {}, "rules")
+        values = lay_out(
+            rows, folder / "puzzles", base, dihedral=dihedral, permute=permute, rules=known
+        ).model_dump()
         for section, options in (changes or {}).items():
             if not isinstance(values.get(section), dict):
                 raise UserError(f"changes names {section!r}, which is no section of a recipe")
@@ -81,6 +88,7 @@ def lay_out(
     *,
     dihedral: bool = False,
     permute: Iterable[str] = (),
+    rules: GridRules | None = None,
     validation: int | None = None,
     test: int | None = None,
     test_rows: Sequence[Row] = (),
@@ -93,7 +101,7 @@ def lay_out(
     one of `rows`. Raises UserError as `fit`, and where a file would be written over.
     """
     everyone = [*rows, *test_rows]
-    family = Grid(grids.infer(everyone, dihedral, permute))
+    family = Grid(grids.infer(everyone, dihedral, permute, rules))
     grids.check_splits({"training": rows, "test": test_rows}, family)
     ids, tenth = grids.puzzle_ids(everyone), max(1, len(rows) // 10)
     if test_rows:

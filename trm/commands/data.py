@@ -12,9 +12,10 @@ from trm.config import FamilyConfig, GeneratorConfig
 from trm.errors import UserError
 from trm.puzzles import config_classes
 from trm.puzzles.arc.config import ArcConfig, ArcDataConfig
+from trm.puzzles.grid.config import GridRules
 from trm.recipe import load_recipe
 
-_ARC, _ARC_DATA = ArcConfig(), ArcDataConfig()
+_ARC, _ARC_DATA, _RULES = ArcConfig(), ArcDataConfig(), GridRules()
 _ARGUMENTS = """
 
 Args:
@@ -62,6 +63,7 @@ def grid(
     out: Path,
     dihedral: bool = False,
     permute: str = "",
+    rules: GridRules = _RULES,
     height: int | None = None,
     validation: int | None = None,
     test: int | None = None,
@@ -76,6 +78,7 @@ def grid(
 
     For example:
       trm data grid latin.csv --permute 12345 --dihedral --out data/latin
+      trm data grid latin.csv --permute 12345 --rules.rows all_different --out data/rows
       trm train data/latin/recipe.yaml --out runs/latin
 
     Args:
@@ -85,6 +88,8 @@ def grid(
         dihedral: Rotated and mirrored puzzles are puzzles of the same kind.
         permute: Symbols that may be renamed among each other, as the digits of a Sudoku may: characters, or
             words separated by spaces.
+        rules: What makes an answer right, all of it. Then answers are verified, and a recipe with a model of
+            candidates may be taken, which knows the rules from the start.
         height: Rows of puzzles that are written without row separators. Default: a square, else one row.
         validation: Validation puzzles. Default: a tenth, at most 500.
         test: Test puzzles. Default: a tenth, at most 1,000.
@@ -108,6 +113,7 @@ def grid(
         base,
         dihedral=dihedral,
         permute=symbols,
+        rules=rules,
         validation=validation,
         test=test,
         test_rows=test_rows,

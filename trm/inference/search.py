@@ -8,8 +8,8 @@ out") and the state before it is restored. So nothing is decided twice, and an a
 that the rules confirm.
 
 Some conflicts follow from the rules, others are only believed, and a belief may be false. When nothing is
-left to take back, the puzzle has no answer if the rules alone have led there; otherwise the search starts over,
-with other draws.
+left to take back, the puzzle has no answer if the rules alone have led there; otherwise the search starts
+over, with other draws.
 
 What a row does depends on its puzzle and the seed alone, not on the rows beside it. Rows whose search has
 ended leave the batch between two steps, and the next puzzles join.

@@ -4,8 +4,10 @@ Tokens: 0 = pad, i + 1 = symbol i of the configuration. A puzzle smaller than th
 left. Text has one row after the other, separated by `/` or line breaks; in a row every character is a
 cell, or, where there are spaces or a symbol has several characters, cells are separated by spaces.
 
-The rules are not known: an answer is right when it is the one in the data, and nothing can be verified,
-solved exactly or generated.
+The rules are not known, unless the configuration says some: an answer is right when it is the one in the
+data, and nothing can be verified, solved exactly or generated. Rules (each symbol once in every row, column
+or box) verify answers and check clues, and they relate candidates as in a Sudoku, which is a model of
+candidates all it needs; every puzzle has the size of the canvas then.
 
 Symmetries, where the configuration names them: rotations and reflections that keep the canvas's shape, and
 renamings of some symbols among each other. They act on the whole canvas, so they move padding too.
@@ -28,6 +30,7 @@ from torch import Tensor
 from trm import rng
 from trm.config import GeneratorConfig
 from trm.errors import UserError
+from trm.problem import Relation, Relations
 from trm.puzzles.family import Family
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
@@ -78,6 +81,7 @@ class Grid(Family[GridConfig, GeneratorConfig]):
         self._token = {symbol: token for token, symbol in enumerate(config.symbols, 1)}
         self._spaced = any(len(symbol) > 1 for symbol in config.symbols)
         self._permute_P = sorted(self._token[symbol] for symbol in set(config.permute))
+        self.relations = _relations(config, tuple(self._permute_P)) if config.rules.given else None
         self._permute_on: dict[Any, Tensor] = {}  # by device
 
     def parse(self, text: str) -> np.ndarray:
@@ -101,6 +105,11 @@ class Grid(Family[GridConfig, GeneratorConfig]):
                 f"the puzzle has {len(rows)} rows of {len(rows[0])} cells, but this grid has at most "
                 f"{height} rows of {width}; give a smaller puzzle"
             )
+        if self.relations is not None and (len(rows), len(rows[0])) != self.shape:
+            raise UserError(
+                f"the puzzle has {len(rows)} rows of {len(rows[0])} cells, but by its rules this grid has "
+                f"{height} rows of {width}"
+            )
         tokens_HW = np.full(self.shape, PAD, dtype=np.uint8)
         tokens_HW[: len(rows), : len(rows[0])] = tokens
         return tokens_HW.ravel()
@@ -120,6 +129,31 @@ class Grid(Family[GridConfig, GeneratorConfig]):
     def check(self, tokens_L: np.ndarray) -> None:
         if not np.any(tokens_L):
             raise UserError("the puzzle is empty; give at least one cell")
+        if self.relations is None:
+            return
+        given_S = self._candidates(tokens_L)
+        for relation in self.relations.members:
+            twice_S = given_S & (given_S.sum(relation.axes, keepdims=True) > 1)
+            if twice_S.any():
+                first, *others = np.flatnonzero(twice_S)
+                near_S = np.zeros_like(given_S)
+                near_S.flat[first] = True
+                same_S = twice_S & np.any(near_S, relation.axes, keepdims=True)
+                second = next(each for each in others if same_S.flat[each])
+                places = [divmod(at // self.relations.symbols, self.shape[1]) for at in (first, second)]
+                (r1, c1), (r2, c2) = places
+                symbol = self.config.symbols[self._permute_P[first % self.relations.symbols] - 1]
+                raise UserError(
+                    f"contradictory clues: {symbol} stands in row {r1 + 1}, column {c1 + 1} and in row "
+                    f"{r2 + 1}, column {c2 + 1}; correct one of them"
+                )
+
+    def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
+        if self.relations is None:
+            return None
+        given_S, answer_S = self._candidates(tokens_L), self._candidates(answer_L)
+        sets = (answer_S.sum(relation.axes) for relation in self.relations.members)
+        return bool(np.all(answer_S >= given_S)) and all(bool(np.all(count == 1)) for count in sets)
 
     def canonical(self, tokens_L: np.ndarray) -> bytes:
         """A form that two puzzles share if and only if a symmetry maps one to the other.
@@ -181,6 +215,11 @@ class Grid(Family[GridConfig, GeneratorConfig]):
                 picture.append(char, style="bold" if answer == question else guess)
         return picture
 
+    def _candidates(self, tokens_L: np.ndarray) -> np.ndarray:
+        """Which candidates stand on the canvas, in the factored shape of the relations, bool."""
+        assert self.relations is not None
+        return (np.asarray(tokens_L)[:, None] == self._permute_P).reshape(self.relations.shape)
+
     def _canvas(self, tokens_L: np.ndarray) -> np.ndarray:
         return np.asarray(tokens_L).reshape(self.shape)
 
@@ -205,6 +244,23 @@ class Grid(Family[GridConfig, GeneratorConfig]):
         for name, token in zip(self._permute_P, seen, strict=False):
             names[token] = name
         return data.translate(names)
+
+
+def _relations(config: GridConfig, tokens: tuple[int, ...]) -> Relations:
+    """Axes: bands, rows of a band, stacks, columns of a stack, symbols."""
+    rules = config.rules
+    box_rows, box_cols = rules.boxes or (1, 1)
+    known = {
+        Relation("row", (2, 3)): rules.rows == "all_different",
+        Relation("column", (0, 1)): rules.columns == "all_different",
+        Relation("box", (1, 3)): rules.boxes is not None,
+        Relation("cell", (4,)): True,
+    }
+    return Relations(
+        shape=(config.height // box_rows, box_rows, config.width // box_cols, box_cols, len(tokens)),
+        members=tuple(relation for relation, holds in known.items() if holds),
+        tokens=tokens,
+    )
 
 
 def _box(grid_HW: np.ndarray) -> tuple[slice, slice]:

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trm.config import parse
 from trm.errors import UserError
 from trm.puzzles import deal
 from trm.puzzles.family import Family
-from trm.puzzles.grid.config import MAX_CELLS, MAX_SYMBOLS, GridConfig
+from trm.puzzles.grid.config import MAX_CELLS, MAX_SYMBOLS, GridConfig, GridRules
 from trm.puzzles.grid.family import Grid, check_symbol, split_cells
 from trm.puzzles.table import Puzzles, csv_file
 
@@ -198,11 +199,14 @@ def _shaped(where: str, cells: list[Any], height: int | None) -> list[list[Any]]
 # --- what all rows have in common
 
 
-def infer(rows: Sequence[Row], dihedral: bool = False, permute: Iterable[str] = ()) -> GridConfig:
+def infer(
+    rows: Sequence[Row], dihedral: bool = False, permute: Iterable[str] = (), rules: GridRules | None = None
+) -> GridConfig:
     """The grid that holds all rows: its size, and the symbols of all questions and answers, short ones first.
 
-    `dihedral` and `permute` say which symmetries the puzzles have: data cannot tell. UserError: too many
-    symbols or cells, or a symbol in `permute` that no puzzle uses.
+    `dihedral` and `permute` say which symmetries the puzzles have, and `rules` what their answers obey: data
+    cannot tell. UserError: too many symbols or cells, a symbol in `permute` that no puzzle uses, or rules
+    that do not fit the size.
     """
     if not rows:
         raise UserError("there are no puzzles; give at least one")
@@ -227,7 +231,15 @@ def infer(rows: Sequence[Row], dihedral: bool = False, permute: Iterable[str] = 
     if unknown := [symbol for symbol in chosen if symbol not in symbols]:
         raise UserError(f"permute names {', '.join(map(repr, unknown))}, which no puzzle uses; remove it")
     ordered = tuple(sorted(symbols, key=lambda symbol: (len(symbol), symbol)))
-    return GridConfig(height=height, width=width, symbols=ordered, dihedral=dihedral, permute=chosen)
+    values = {
+        "height": height,
+        "width": width,
+        "symbols": ordered,
+        "dihedral": dihedral,
+        "permute": chosen,
+        "rules": rules or GridRules(),
+    }
+    return parse(GridConfig, values, "the grid")
 
 
 def _height(row: Row) -> int:
