@@ -43,7 +43,7 @@ SMALL = {
 def config(**changes: dict) -> RunConfig:
     values = {k: dict(v) if isinstance(v, dict) else v for k, v in SMALL.items()}
     for section, options in changes.items():
-        values[section] |= options
+        values[section] = values.get(section, {}) | options
     return parse(RunConfig, values, "test")
 
 
