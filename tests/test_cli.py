@@ -16,6 +16,7 @@ from tiny import ANSWER, PUZZLES
 from trm import cli, pretrained
 from trm.commands import data, evaluate, info, solve, train
 from trm.config import ModelConfig
+from trm.errors import UserError
 from trm.models import Problem, build
 from trm.original import folders as original
 from trm.puzzles.grid.config import GridConfig
@@ -611,3 +612,56 @@ def test_validation_as_the_user_says_and_not_as_the_recipe_does(tmp_path, capsys
     both = ("--data.hold-out", "3", "--data.validation", "y.csv")
     code, _, err = run(capsys, "train", "sudoku-paper", "--data.train", "x.csv", *both)
     assert code == 2 and "not both" in err
+
+
+# --- weights for boards of every size
+
+ANY_BOARD = {"kind": "candidates", "mixing": "relations", "halting": "every", "width": 8, "inner": 8}
+
+
+@pytest.fixture
+def any_board(tmp_path: Path) -> Path:
+    """Untrained weights of candidates, of 6x6 boards."""
+    boards = SudokuConfig(box_rows=2, box_cols=3)
+    model = ModelConfig(**ANY_BOARD, layers=1, T=1, n=1)
+    about = pretrained.PretrainedConfig(family=boards, model=model, steps=2)
+    pretrained.save(tmp_path / "any", about, build(model, boards.build().problem()).state_dict())
+    return tmp_path / "any"
+
+
+@pytest.mark.parametrize("side", [4, 6, 8, 9, 16])
+def test_weights_for_every_size_solve_a_board_of_any(capsys, any_board: Path, side: int):
+    code, out, _ = run(capsys, "solve", "." * (side * side - 1) + "1", "--model", str(any_board), "--json")
+    assert (code, out) == (2, ""), "it has several solutions, as its own size would say too"
+    family = pretrained.load(
+        any_board, boards=pretrained.fitting(pretrained.find(any_board)[1], "." * side**2)
+    )
+    assert family.family.length == side**2
+
+
+def test_the_size_of_a_board_is_seen_in_files(capsys, any_board: Path):
+    for text in (
+        f"{PUZZLES[0]}\n{PUZZLES[1]}\n",
+        "\n".join(PUZZLES[0][i : i + 4] for i in (0, 4, 8, 12)) + "\n",
+        f"question,answer\n{PUZZLES[0]},{ANSWER}\n",
+    ):
+        Path("in.txt").write_text(text)
+        code, out, err = run(capsys, "solve", "--file", "in.txt", "--model", str(any_board), "--json")
+        assert code in (0, 1) and err == ""
+        assert len(json.loads(out.splitlines()[0])["answer"]) == 16
+
+
+def test_bundled_weights_of_just_this_size_come_first(any_board: Path, tmp_path: Path, monkeypatch):
+    exact = tiny.save(tmp_path / "zz-exact")
+    monkeypatch.setattr(pretrained, "bundled_names", lambda: [str(any_board), str(exact)])
+    assert solve._weights("", PUZZLES[0], "") == (str(exact), PUZZLES[0])
+    assert solve._weights("", "." * 81, "") == (str(any_board), "." * 81)
+    assert solve._weights("", "." * 36, "") == (str(any_board), "." * 36)
+    with pytest.raises(UserError, match="no bundled weights fit"):
+        solve._weights("", "." * 49, "")
+
+
+def test_weights_for_every_size_are_evaluated_on_the_size_of_the_data(capsys, any_board: Path):
+    code, out, err = run(capsys, "eval", str(any_board), "--data", "good.csv", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["n"] == len(PUZZLES)

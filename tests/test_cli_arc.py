@@ -385,8 +385,8 @@ def test_interrupted_learning_says_how_to_go_on(trm: Run, monkeypatch: pytest.Mo
 
     whole = module.train
 
-    def stopped(settings, folder, stop_after, *others):
-        return whole(settings, folder, 1, *others)
+    def stopped(settings, folder, **others):
+        return whole(settings, folder, 1, **others)
 
     monkeypatch.setattr(module, "train", stopped)
     code, out, err = trm(

@@ -13,7 +13,6 @@ import tiny
 import torch
 from torch import Tensor
 
-from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.kernels import choose, plain
 from trm.models import Problem
@@ -177,7 +176,7 @@ def test_models_compute_the_same_with_fused_kernels(options: dict, traced: bool)
 
 
 def test_plain_is_the_default():
-    assert ModelConfig().kernels == "torch"
+    assert tiny.make({"width": 16, "heads": 2}, Problem(5, 4)).latent_network.blocks[0].kernels is plain
     assert choose("torch") is plain
 
 

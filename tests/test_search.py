@@ -90,22 +90,23 @@ def test_the_last_candidate_of_a_cell_is_given():
         assert kind_1LN[0, 7].tolist() == expected
 
 
-def test_the_surest_open_cell_is_decided_by_a_draw():
+def test_the_surest_open_cell_is_decided():
     chance_ALN = torch.full((1000, 16, 4), 0.25)
     chance_ALN[:, 3] = torch.tensor([0.6, 0.3, 0.1, 0.0])
     chance_ALN[:, 9] = torch.tensor([0.95, 0.05, 0.0, 0.0])  # known already
     kind_ALN = torch.full((1000, 16, 4), OPEN)
     key_A = rng.fold(rng.stream("test"), torch.arange(1000))
-    candidate_A, there_A = surest(chance_ALN, kind_ALN, Policy(), key_A)
+    draws_A = torch.ones(1000, dtype=torch.bool)
+    candidate_A, there_A = surest(chance_ALN, kind_ALN, Policy(), key_A, draws_A)
     assert there_A.all() and (candidate_A // 4 == 3).all()
     share_N = torch.bincount(candidate_A % 4, minlength=4) / 1000
     assert torch.allclose(share_N, torch.tensor([0.6, 0.3, 0.1, 0.0]), atol=0.05)
-    greedy_A, _ = surest(chance_ALN, kind_ALN, Policy(greedy=True), key_A)
-    assert (greedy_A == 3 * 4).all()
+    likeliest_A, _ = surest(chance_ALN, kind_ALN, Policy(), key_A, ~draws_A)
+    assert (likeliest_A == 3 * 4).all()
     kind_ALN[:, 3, 0] = OUT
-    candidate_A, _ = surest(chance_ALN, kind_ALN, Policy(), key_A)
+    candidate_A, _ = surest(chance_ALN, kind_ALN, Policy(), key_A, draws_A)
     assert (candidate_A != 12).all() and (candidate_A == 13).float().mean() == pytest.approx(0.75, abs=0.05)
-    assert not surest(chance_ALN, torch.full_like(kind_ALN, OUT), Policy(), key_A)[1].any()
+    assert not surest(chance_ALN, torch.full_like(kind_ALN, OUT), Policy(), key_A, draws_A)[1].any()
 
 
 def test_a_clueless_network_finds_every_answer():

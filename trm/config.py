@@ -89,6 +89,11 @@ class ModelConfig(Config):
     puzzle; for searching."""
 
     @property
+    def any_board(self) -> bool:
+        """Whether the weights serve boards of every size."""
+        return self.mixing in ("convolution", "relations")
+
+    @property
     def width_of_a_head(self) -> int:
         """K, given or derived."""
         return self.head_width or self.width // self.heads
@@ -122,7 +127,7 @@ class ModelConfig(Config):
             raise ValueError("kind candidates treats all positions alike: set halting to every")
         if self.kind == "candidates" and (self.gate != "swiglu" or self.gradient != "last_cycle"):
             raise ValueError("gate and gradient are fixed for kind candidates: leave them out")
-        if self.mixing in ("convolution", "relations") and (self.prefix or self.positions != "none"):
+        if self.any_board and (self.prefix or self.positions != "none"):
             raise ValueError(
                 f"mixing {self.mixing} serves boards of every size: set positions to none and prefix to 0"
             )

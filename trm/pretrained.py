@@ -8,6 +8,7 @@ repository of the Hugging Face hub as it stands; `push` and `load` move it there
 is a pickle.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trm import device
-from trm.config import ComputeConfig, Config, ModelConfig, parse
+from trm.config import ComputeConfig, Config, FamilyConfig, ModelConfig, parse
 from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.models import RecursiveModel, build, check_weights, load_weights
@@ -108,13 +109,27 @@ def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
     return folder, _read_config(folder)
 
 
-def load(name: str | Path, compute: ComputeConfig | None = None) -> Pretrained:
+def fitting(config: PretrainedConfig, text: str) -> FamilyConfig | None:
+    """The boards on which weights solve the puzzle in a text; None where they cannot."""
+    family = config.family.build()
+    with contextlib.suppress(UserError):
+        family.parse(text)
+        return config.family
+    return family.resized(text) if config.model.any_board else None
+
+
+def load(
+    name: str | Path, compute: ComputeConfig | None = None, boards: FamilyConfig | None = None
+) -> Pretrained:
     """Load a folder, a run (its best weights), bundled weights by name, or a hub repository `org/name`.
 
-    `compute` says where and how it computes. Raises UserError when there is no such model, when it is damaged
-    or of another architecture, or when it cannot be computed like that here.
+    `compute` says where and how it computes; `boards` (see `fitting`) fits weights that serve boards of every
+    size to another one than they were trained on. Raises UserError when there is no such model, when it is
+    damaged or of another architecture, or when it cannot be computed like that here.
     """
     folder, config = find(name)
+    if boards is not None:
+        config = config.model_copy(update={"family": boards})
     settled, remarks = device.pick(compute or ComputeConfig())
     if remarks:
         raise UserError(f"{settled.device} computes only {' and '.join(remarks)}")

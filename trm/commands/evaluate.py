@@ -54,7 +54,8 @@ def evaluate(
       trm eval mini --data hard.csv --curve curves/hard
 
     Args:
-        model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
+        model: Weights: a model folder, a training run, bundled weights by name, or a hub repository. Those
+            that serve boards of every size take the size of the first puzzle.
         data: CSV file with the columns `question` and `answer`, hub:sudoku-extreme/test, or a split of one of
             the original code's data folders.
         limit: Use only the first puzzles of the file.
@@ -84,7 +85,9 @@ def evaluate(
         raise UserError("--curve-depths and --curve-rollouts need a folder: --curve FOLDER")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
-    found = pretrained.load(model, ComputeConfig(device=device, dtype=dtype))
+    compute, about = ComputeConfig(device=device, dtype=dtype), pretrained.find(model)[1]
+    boards = pretrained.fitting(about, sources.first_question(data)) if about.model.any_board else None
+    found = pretrained.load(model, compute, boards)
     if (group := found.family.commands) and not original.is_split(data):
         raise UserError(f"models of this family have commands of their own: trm {group} eval --help")
     if found.config.puzzle_ids and found.config.model.puzzle_width:

@@ -1,8 +1,9 @@
 """`trm solve`: puzzles in, answers out, and the way there."""
 
-import contextlib
 import csv
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -68,9 +69,8 @@ def solve(
         effort: How long, and in how many ways, to think.
     """
     text, name = _read_text(puzzle, file)
-    solver = trm.load(model or _bundled_model(text, name), device=device, dtype=dtype)
-    if group := solver.family.commands:
-        raise UserError(f"models of this family have commands of their own: trm {group} solve --help")
+    weights, board = _weights(model, text, name)
+    solver = trm.load(weights, board=board, device=device, dtype=dtype)
     sources = _split(text, name, solver.family)
     for source in sources:
         try:
@@ -139,21 +139,56 @@ def _split(text: str, name: str, family: "Family") -> list[_Source]:
     return sources
 
 
-def _bundled_model(text: str, name: str) -> str:
-    """Bundled weights that know puzzles like the first of a text."""
+def _weights(model: str, text: str, name: str) -> tuple[str, str]:
+    """Weights that solve puzzles like the first of a text, and that puzzle: those asked for, or bundled ones.
+
+    Of the bundled ones those for boards of just this size come before those for every size.
+    """
     from trm import pretrained
 
-    names = pretrained.bundled_names()
-    families = {each: pretrained.bundled_config(each).family.build() for each in names}
+    names = [model] if model else pretrained.bundled_names()
+    configs = {each: pretrained.find(each)[1] for each in names}
+    families = {each: config.family.build() for each, config in configs.items()}
+    for family in families.values():
+        if model and family.commands:
+            raise UserError(
+                f"models of this family have commands of their own: trm {family.commands} solve --help"
+            )
+    found = {
+        each: (boards, shown)
+        for each, config in configs.items()
+        for shown in reversed(list(_first(text, name)))
+        if (boards := pretrained.fitting(config, shown)) is not None
+    }
+    for each, (boards, shown) in found.items():
+        if boards == configs[each].family:
+            return each, shown
+    for each, (_, shown) in found.items():
+        return each, shown
     for each, family in families.items():
         first = _split(text, name, family)[0].text
-        with contextlib.suppress(UserError):
-            family.parse(first)
-            return each
-        if len("".join(first.split())) == family.length:  # the right size: its own message says what is wrong
-            return each
+        if model or len("".join(first.split())) == family.length:  # its own message says what is wrong
+            return each, ""
     listed = ", ".join(f"{each} ({family.length} cells)" for each, family in families.items()) or "none"
     raise UserError(f"no bundled weights fit the first puzzle (bundled: {listed}); name some with --model")
+
+
+def _first(text: str, name: str) -> Iterator[str]:
+    """What the first puzzle of a text may be: a grid of several lines, or the first line."""
+    if not name:
+        yield text
+        return
+    from trm.puzzles.table import csv_rows
+
+    lines = text.strip("\r\n").splitlines()
+    if "question" in next(csv.reader(lines), []):
+        for _, fields in csv_rows(lines, name, ["question"]):
+            yield fields["question"]
+            return
+    else:
+        block = list(itertools.takewhile(str.strip, lines))
+        yield "\n".join(block)
+        yield from block[:1]
 
 
 def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answer":

@@ -2,14 +2,13 @@
 
 A network alone can stand still, undecided; a person would pencil in a guess. Here a decision is just an
 input: "this symbol is given". When the answer of a puzzle is not confirmed by the rules and no longer
-moves, the surest open cell is decided, drawn from the network's own distribution, and thinking goes on from
-the state as it is. A conflict takes the last decision back: its candidate is ruled out ("this symbol is
-out") and the state before it is restored. So nothing is decided twice, and an answer that is found is one
-that the rules confirm.
+moves, the surest open cell gets its likeliest symbol, and thinking goes on from the state as it is. A
+conflict takes the last decision back: its candidate is ruled out ("this symbol is out") and the state before
+it is restored. So nothing is decided twice, and an answer that is found is one that the rules confirm.
 
 Some conflicts follow from the rules, others are only believed, and a belief may be false. When nothing is
 left to take back, the puzzle has no answer if the rules alone have led there; otherwise the search starts
-over, with other draws.
+over, and from then on symbols are drawn from the network's own distribution.
 
 What a row does depends on its puzzle and the seed alone, not on the rows beside it. Rows whose search has
 ended leave the batch between two steps, and the next puzzles join.
@@ -43,10 +42,8 @@ class Policy(NamedTuple):
     """Steps after which a row decides even if its answer still moves."""
     sure: float = 0.9
     """Probability from which a symbol counts as known: it is not decided, and two of them conflict."""
-    alarm: float = 0.9
-    """Probability of a conflict from which the last decision is taken back."""
-    greedy: bool = False
-    """Take the likeliest symbol instead of a draw."""
+    alarm: float = 0.4
+    """Probability of a conflict from which the last decision is taken back; chosen on validation puzzles."""
 
 
 class Found(NamedTuple):
@@ -63,10 +60,13 @@ class Found(NamedTuple):
     restarts: int
 
 
-def surest(chance_ALN: Tensor, kind_ASN: Tensor, policy: Policy, key_A: Tensor) -> tuple[Tensor, Tensor]:
+def surest(
+    chance_ALN: Tensor, kind_ASN: Tensor, policy: Policy, key_A: Tensor, draws_A: Tensor
+) -> tuple[Tensor, Tensor]:
     """The candidate to decide in every row, and whether there is one; int64 [A], bool [A].
 
-    It is of the cell whose likeliest symbol is likeliest, among those in which nothing is given or sure.
+    It is of the cell whose likeliest symbol is likeliest, among those in which nothing is given or sure: that
+    symbol, or one that is drawn.
     """
     chance_ALN = chance_ALN.masked_fill(kind_ASN == OUT, 0)
     chance_ALN = chance_ALN / chance_ALN.sum(-1, keepdim=True).clamp_min(1e-9)
@@ -74,11 +74,9 @@ def surest(chance_ALN: Tensor, kind_ASN: Tensor, policy: Policy, key_A: Tensor) 
     undecided_AL = (kind_ASN == OPEN).sum(-1).gt(1) & (best_AL < policy.sure)
     cell_A = best_AL.masked_fill(~undecided_AL, -1).argmax(-1)
     chance_AN = chance_ALN[torch.arange(len(cell_A), device=cell_A.device), cell_A]
-    if policy.greedy:
-        symbol_A = chance_AN.argmax(-1)
-    else:
-        below_AN = chance_AN.cumsum(-1) <= rng.uniform(key_A, 1) * chance_AN.sum(-1, keepdim=True)
-        symbol_A = below_AN.sum(-1).clamp_max(chance_AN.shape[1] - 1)
+    below_AN = chance_AN.cumsum(-1) <= rng.uniform(key_A, 1) * chance_AN.sum(-1, keepdim=True)
+    drawn_A = below_AN.sum(-1).clamp_max(chance_AN.shape[1] - 1)
+    symbol_A = torch.where(draws_A, drawn_A, chance_AN.argmax(-1))
     return cell_A * chance_AN.shape[1] + symbol_A, undecided_AL.any(-1)
 
 
@@ -249,7 +247,9 @@ class _Work:
         alarm_A = (out.conflict_B.sigmoid() >= policy.alarm).tolist()
         step_A = torch.tensor([row.steps for row in self.rows], device=self.device)
         key_A = rng.fold(torch.stack([row.key for row in self.rows]), step_A)
-        candidate_A, undecided_A = (t.tolist() for t in surest(chance_ALN, self.kind_ALN, policy, key_A))
+        draws_A = torch.tensor([row.restarts > 0 for row in self.rows], device=self.device)
+        choice = surest(chance_ALN, self.kind_ALN, policy, key_A, draws_A)
+        candidate_A, undecided_A = (each.tolist() for each in choice)
         answers = answer_AL.cpu().numpy().astype(np.uint8)
         stay = []
         for i, row in enumerate(self.rows):

@@ -98,6 +98,10 @@ class Family(ABC, Generic[C, G]):
     ) -> "RenderableType":
         """The answer as a picture for the terminal: clues, guesses, and what changed since `previous`."""
 
+    def resized(self, text: str) -> FamilyConfig | None:
+        """Boards of this family in the size of a puzzle in a text; None where it shows no such board."""
+        return None
+
     # Rules.
 
     def check(self, tokens_L: np.ndarray) -> None:

@@ -13,6 +13,7 @@ them, so they suit rollouts, and training only with care: on Maze-Hard they hurt
 Shapes: H height, W width, L = H * W cells, B batch.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import final
 
@@ -75,6 +76,20 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
 
     def cells(self, line: str) -> int:
         return len(line)
+
+    def resized(self, text: str) -> MazeConfig | None:
+        rows = text.strip("\r\n").splitlines()
+        if any(char not in _CHARS[1:] + "." for row in rows for char in row):
+            return None
+        height, width = len(rows), max(map(len, rows), default=0)
+        if height == 1:  # a square, row after row
+            height = width = math.isqrt(len(rows[0]))
+            if height**2 != len(rows[0]):
+                return None
+        try:
+            return MazeConfig(height=height, width=width)
+        except ValueError:
+            return None
 
     def check(self, tokens_L: np.ndarray) -> None:
         if not paths.path_length(self._grid(tokens_L)):

@@ -9,6 +9,7 @@ the transpose where boxes are square.
 Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
 """
 
+import math
 import string
 from collections.abc import Callable, Iterable
 from typing import final
@@ -68,6 +69,19 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
 
     def cells(self, line: str) -> int:
         return len(line.translate(_DRAWING))
+
+    def resized(self, text: str) -> SudokuConfig | None:
+        rows = [cells for line in text.splitlines() if (cells := self.cells(line))]
+        side = math.isqrt(sum(rows))
+        if side**2 != sum(rows) or (len(rows) > 1 and rows != [side] * side):
+            return None
+        if side == self.side:
+            return self.config
+        # Boxes as near to squares as they can be, wider than high, as people draw them.
+        box_rows = next((n for n in range(math.isqrt(side), 1, -1) if side % n == 0), None)
+        if box_rows is None or side // box_rows > 5:
+            return None
+        return SudokuConfig(box_rows=box_rows, box_cols=side // box_rows)
 
     def check(self, tokens_L: np.ndarray) -> None:
         board_L = _digits(tokens_L)
