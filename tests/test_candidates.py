@@ -14,7 +14,7 @@ from trm import rng
 from trm.config import LossConfig
 from trm.errors import UserError
 from trm.kernels import native
-from trm.models import Problem, load_weights
+from trm.models import Problem, State, load_weights
 from trm.models.candidates import Candidates
 from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.models.layers import GatedUnit
@@ -415,3 +415,32 @@ def test_where_native_code_cannot_be_had_torch_computes_silently(why: str, monke
     theirs = slopes(pair("torch", **options), tokens_BL)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert capfd.readouterr() == ("", "")
+
+
+class Step(torch.nn.Module):
+    """A supervision step as a function of tensors alone."""
+
+    def __init__(self, model: Candidates):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BL: Tensor, ids_B: Tensor, y_BSD: Tensor, z_BSD: Tensor) -> tuple[Tensor, ...]:
+        state, out = self.model(tokens_BL, ids_B, State(y_BSD, z_BSD))
+        return *state, *out
+
+
+def test_a_step_is_one_graph_for_batches_of_every_size():
+    """What an export needs: no control flow that depends on values, and shapes that follow the batch."""
+    task = sudoku((2, 2))
+    model = make(task.problem(), kernels="torch", conflict_head=True).eval()
+
+    def given(batch: int) -> tuple[Tensor, ...]:
+        state = model.initial_state(batch)
+        ids_B = torch.zeros(batch, dtype=torch.int64)
+        return clues(task, batch, batch), ids_B, *(part.contiguous() for part in state)
+
+    sizes = {0: torch.export.Dim("B", min=2, max=512)}
+    with torch.no_grad():
+        graph = torch.export.export(Step(model), given(3), dynamic_shapes=(sizes,) * 4).module()
+        for ours, theirs in zip(graph(*given(5)), Step(model)(*given(5)), strict=True):
+            assert torch.equal(ours, theirs)

@@ -300,8 +300,8 @@ def test_positions_that_would_do_nothing():
     [
         (
             "maze",
-            {"generate": {"extra_clues": 3}},
-            "generate.extra_clues is for sudoku, and would do nothing for maze",
+            {"generate": {"min_guesses": 3}},
+            "generate.min_guesses is for sudoku, and would do nothing for maze",
         ),
         ("maze", {"train": "x", "demonstrations": "y"}, "demonstrations is for arc"),
         ("sudoku", {"generate": {"min_path": 9}}, "generate.min_path is for maze"),
