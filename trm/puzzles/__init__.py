@@ -18,6 +18,7 @@ FAMILIES = {  # by name: the module of its configuration, and the class; the fir
     "maze": "trm.puzzles.maze.config.MazeConfig",
     "arc": "trm.puzzles.arc.config.ArcConfig",
     "grid": "trm.puzzles.grid.config.GridConfig",
+    "futoshiki": "trm.puzzles.futoshiki.config.FutoshikiConfig",
 }
 
 

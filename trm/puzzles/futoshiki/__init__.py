@@ -1,0 +1,1 @@
+"""Futoshiki: Latin squares with inequalities."""
