@@ -421,6 +421,8 @@ class TrainConfig(Config):
     """Steps between two checkpoints."""
     keep: int = Field(2, gt=0)
     """Checkpoints kept."""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """Where figures go beside metrics.jsonl, as far as they are installed: tensorboard."""
 
 
 class Effort(Config):

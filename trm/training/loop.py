@@ -48,6 +48,7 @@ from trm.terminal import bar
 from trm.training import checkpoint
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
+from trm.training.loggers import Loggers
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
 from trm.training.supervision import Slots
@@ -120,15 +121,13 @@ def train(
             write_atomic(folder / "config.yaml", dump_config(located(config, folder)))
         if run.seen is not None:  # before anything is learned: no later state may lack it
             run.seen.save(folder / _SEEN)
-        with _signals() as caught, _Metrics(folder, run.step) as metrics:
+        with _signals() as caught, Loggers(config.train.loggers, folder, run.step, console.print) as metrics:
             _loop(run, metrics, caught, stop_after, console)
         finished = run.step >= config.train.steps
         return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0])
 
 
-def _loop(
-    run: "_Run", metrics: "_Metrics", caught: list[int], stop_after: int | None, console: Console
-) -> None:
+def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> None:
     """Train until the run is finished, `stop_after` is reached, or a signal asks for an end."""
     config = run.config.train
     end = min(config.steps, config.steps if stop_after is None else stop_after)
@@ -342,53 +341,6 @@ class _Run:
                 "seconds": torch.tensor(self.seconds(), dtype=torch.float64),
             },
         }
-
-
-class _Metrics:
-    """metrics.jsonl, and TensorBoard when it is installed."""
-
-    def __init__(self, folder: Path, step: int):
-        self.path = folder / "metrics.jsonl"
-        # A run that was killed may have logged steps past its last checkpoint: they come again.
-        kept = [line for line in self._lines() if _step_of(line) <= step]
-        write_atomic(self.path, "".join(kept))
-        self.board = _tensorboard(folder / "tensorboard", step)
-
-    def __enter__(self) -> "_Metrics":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.board is not None:
-            self.board.close()
-
-    def _lines(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        return self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{kind}/{name}", value, step)
-
-
-def _step_of(line: str) -> float:
-    """Step of a line of metrics; a line that was cut short belongs to no step."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _summary(report: Report) -> dict[str, float]:

@@ -187,27 +187,9 @@ def torch_optimizers(
     config: OptimizerConfig, model: nn.Module, capturable: bool = False
 ) -> list[torch.optim.Optimizer]:
     """The torch optimizers that share the model's parameters between them."""
-    matrices, others = parameter_groups(model)
-    device = next(model.parameters()).device
-    adam = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     optimizers: list[torch.optim.Optimizer] = []
-    if config.only_puzzles:
-        pass  # the network is frozen
-    elif config.name == "adam_atan2":
-        optimizers.append(AdamATan2(matrices + others, **adam, capturable=capturable))
-    elif config.name == "adamw":
-        optimizers.append(_adamw(matrices + others, capturable, device, adam))
-    else:
-        muon = Muon(
-            matrices,
-            lr=config.muon_lr,
-            weight_decay=config.muon_weight_decay,
-            momentum=config.muon_momentum,
-            nesterov=True,
-            ns_steps=config.muon_newton_schulz,
-            adjust_lr_fn="original",
-        )
-        optimizers += [muon, _adamw(others, capturable, device, adam)]
+    if not config.only_puzzles:  # else the network is frozen
+        optimizers += OPTIMIZERS[config.name](config, *parameter_groups(model), capturable)
     optimizers += [
         SignSgd(module, config.puzzle_lr, config.puzzle_weight_decay)
         for module in model.modules()
@@ -216,12 +198,44 @@ def torch_optimizers(
     return optimizers
 
 
+def _adam_options(config: OptimizerConfig) -> dict[str, Any]:
+    return {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+
+
+def _adam_atan2(
+    config: OptimizerConfig, matrices: list[nn.Parameter], others: list[nn.Parameter], capturable: bool
+) -> list[torch.optim.Optimizer]:
+    return [AdamATan2(matrices + others, **_adam_options(config), capturable=capturable)]
+
+
 def _adamw(
-    parameters: list[nn.Parameter], capturable: bool, device: torch.device, options: dict[str, Any]
-) -> torch.optim.AdamW:
+    config: OptimizerConfig, matrices: list[nn.Parameter], others: list[nn.Parameter], capturable: bool
+) -> list[torch.optim.Optimizer]:
+    parameters = matrices + others
     # The fused form is one kernel for all parameters, and on a CPU the only one that takes rates as tensors.
-    on_cuda = capturable and device.type == "cuda"
-    return torch.optim.AdamW(parameters, **options, fused=capturable or None, capturable=on_cuda)
+    on_cuda = capturable and parameters[0].device.type == "cuda"
+    options = _adam_options(config)
+    return [torch.optim.AdamW(parameters, **options, fused=capturable or None, capturable=on_cuda)]
+
+
+def _muon(
+    config: OptimizerConfig, matrices: list[nn.Parameter], others: list[nn.Parameter], capturable: bool
+) -> list[torch.optim.Optimizer]:
+    muon = Muon(
+        matrices,
+        lr=config.muon_lr,
+        weight_decay=config.muon_weight_decay,
+        momentum=config.muon_momentum,
+        nesterov=True,
+        ns_steps=config.muon_newton_schulz,
+        adjust_lr_fn="original",
+    )
+    return [muon, *_adamw(config, [], others, capturable)]
+
+
+# By name: from the configuration, the matrices of the blocks, all other parameters, and whether rates must be
+# tensors (for a CUDA graph), to the torch optimizers that share the parameters between them.
+OPTIMIZERS = {"adam_atan2": _adam_atan2, "adamw": _adamw, "muon": _muon}
 
 
 class Optimizer:
