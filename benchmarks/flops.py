@@ -11,10 +11,7 @@ from collections.abc import Callable
 import torch
 
 from trm.models import RecursiveModel
-from trm.models.hrm import Hrm
 from trm.models.layers import Attention, Block, Network
-from trm.models.transformer import Transformer
-from trm.models.trm import Trm
 
 Clock = Callable[[Callable[[], object], torch.device], float]
 
@@ -38,18 +35,9 @@ def weights(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def updates(model: RecursiveModel) -> tuple[list[Network], list[Network]]:
-    """The networks applied in one supervision step, and those of them that carry gradient."""
-    if isinstance(model, Transformer):
-        return [model.answer_network], [model.answer_network]
-    assert isinstance(model, Trm | Hrm)
-    latent, answer = model.latent_network, model.answer_network or model.latent_network
-    return ([latent] * model.config.n + [answer]) * model.config.T, [latent] * model.graded + [answer]
-
-
 def step_flops(model: RecursiveModel, training: bool) -> int:
     """Operations of one supervision step for one row, with the backward pass when training."""
-    forward, graded = updates(model)
+    forward, graded = model.applications()
     total = sum(network_flops(network, model.seq_len) for network in forward)
     if training:
         total += 2 * sum(network_flops(network, model.seq_len) for network in graded)

@@ -9,6 +9,7 @@ tasks, the whole network or their embeddings alone.
 Shapes: R rows, L tokens.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,30 +99,13 @@ def predict(
     Raises:
         UserError: the model has no embeddings for a task, or a grid does not fit its canvas.
     """
-    rows, done = _rows(found, tasks, votes), 0
-    ranked: dict[str, list[list[Candidate]]] = {}
-    single: dict[str, list[list[Candidate]]] = {}
-    ballot: list[Prediction] = []
-    chunk = chunk_size(found.model)
-    at: tuple[str, int] | None = None
-
-    def count() -> None:
-        if at is not None:
-            ranked.setdefault(at[0], []).append(rank(ballot))
-            single.setdefault(at[0], []).append(rank(ballot[:1]))
-
-    for part in _chunks(rows, chunk):
-        for row, prediction in zip(
-            part, _answer(found, part, steps or found.config.steps, all_steps), strict=True
-        ):
-            if at != (row.task, row.test):
-                count()
-                at, ballot = (row.task, row.test), []
-            ballot.append(prediction)
-        done += len(part)
-        progress(done)
-    count()
-    return Answers(ranked, single)
+    answered = _answered(found, _rows(found, tasks, votes), steps or found.config.steps, all_steps, progress)
+    answers = Answers({}, {})
+    for (task, _), voters in itertools.groupby(answered, lambda each: (each[0].task, each[0].test)):
+        ballot = [prediction for _, prediction in voters]
+        answers.ranked.setdefault(task, []).append(rank(ballot))
+        answers.single.setdefault(task, []).append(rank(ballot[:1]))
+    return answers
 
 
 def count_rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None = None) -> int:
@@ -226,6 +210,17 @@ def _chunks(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
             part = []
     if part:
         yield part
+
+
+def _answered(
+    found: Pretrained, rows: Iterable[_Row], steps: int, all_steps: bool, progress: Callable[[int], None]
+) -> Iterator[tuple[_Row, Prediction]]:
+    """Every row with what the network predicts for it, computed chunk by chunk."""
+    done = 0
+    for part in _chunks(rows, chunk_size(found.model)):
+        yield from zip(part, _answer(found, part, steps, all_steps), strict=True)
+        done += len(part)
+        progress(done)
 
 
 def _answer(found: Pretrained, rows: Sequence[_Row], steps: int, all_steps: bool) -> list[Prediction]:

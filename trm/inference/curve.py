@@ -19,7 +19,6 @@ from trm.files import write_atomic
 from trm.inference.evaluate import Share, shares, wilson
 from trm.inference.solver import Solver
 from trm.inference.think import choose
-from trm.models import RecursiveModel
 from trm.puzzles.table import Puzzles
 
 # Selections of one group let the rollouts stop by the same rule.
@@ -43,12 +42,6 @@ class Point:
     puzzles_per_second: float
     grades: dict[str, Share]
     """Shares of puzzles by the family's own measures (see `Family.grade`)."""
-
-
-def applications_per_step(model: RecursiveModel) -> int:
-    """Times that one supervision step applies a network."""
-    config = model.config
-    return 1 if config.kind == "transformer" else config.T * (config.n + 1)
 
 
 def measure(
@@ -76,7 +69,7 @@ def measure(
             n=n,
             exact=wilson(int(right_N.sum()), n),
             steps=steps / n,
-            applications=steps / n * applications_per_step(solver.model),
+            applications=steps / n * len(solver.model.applications()[0]),
             puzzles_per_second=speed,
             grades=shares(
                 [solver.family.grade(*pair) for pair in zip(puzzles.tokens_NL, chosen_NL, strict=True)]

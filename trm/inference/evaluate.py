@@ -153,6 +153,10 @@ class _Trace:
     """Answers after the last step that was run."""
     seconds: float
 
+    def at(self, outcomes: np.ndarray, step_N: np.ndarray) -> np.ndarray:
+        """Each puzzle's outcome after so many steps, [N]."""
+        return outcomes[step_N - 1, np.arange(len(step_N))]
+
 
 def evaluate(
     model: RecursiveModel,
@@ -174,36 +178,24 @@ def evaluate(
     finally:
         model.train(trained)
 
-    def graded(answers_NL: np.ndarray) -> dict[str, Share]:
-        if family is None:
-            return {}
-        return shares([family.grade(*pair) for pair in zip(puzzles.tokens_NL, answers_NL, strict=True)])
-
-    n = len(puzzles)
-    at, rows = trace.stopped_N - 1, np.arange(n)
-    speed = n / trace.seconds
-    early = Figures(
-        exact=wilson(int(trace.exact[at, rows].sum()), n),
-        cells=mean_share(trace.cells[at, rows]),
-        mean_steps=float(trace.stopped_N.mean()),
-        puzzles_per_second=None if all_steps else speed,
-        grades=graded(trace.stopped_NL),
-    )
-    full = None
-    if all_steps:
-        full = Figures(
-            exact=wilson(int(trace.exact[-1].sum()), n),
-            cells=mean_share(trace.cells[-1]),
-            mean_steps=steps,
-            puzzles_per_second=speed,
-            grades=graded(trace.last_NL),
+    def figures(step_N: np.ndarray, answers_NL: np.ndarray, timed: bool) -> Figures:
+        """Of the answers that the puzzles had after so many steps each."""
+        pairs = zip(puzzles.tokens_NL, answers_NL, strict=True)
+        return Figures(
+            exact=wilson(int(trace.at(trace.exact, step_N).sum()), len(puzzles)),
+            cells=mean_share(trace.at(trace.cells, step_N)),
+            mean_steps=float(step_N.mean()),
+            puzzles_per_second=len(puzzles) / trace.seconds if timed else None,
+            grades=shares([family.grade(*pair) for pair in pairs]) if family is not None else {},
         )
+
+    stopped_N, end_N = trace.stopped_N, np.full(len(puzzles), steps)
     return Report(
-        n=n,
-        early_stop=early,
-        all_steps=full,
+        n=len(puzzles),
+        early_stop=figures(stopped_N, trace.stopped_NL, timed=not all_steps),
+        all_steps=figures(end_N, trace.last_NL, timed=True) if all_steps else None,
         per_step=[float(exact_N.mean()) for exact_N in trace.exact],
-        calibration=calibrate(trace.chance[at, rows], trace.exact[at, rows]),
+        calibration=calibrate(trace.at(trace.chance, stopped_N), trace.at(trace.exact, stopped_N)),
     )
 
 

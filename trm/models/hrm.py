@@ -8,6 +8,7 @@ from typing import final
 from torch import Tensor
 
 from trm.config import ComputeConfig, ModelConfig
+from trm.models.layers import Network
 from trm.models.recursive import LatentRecursion, State
 from trm.problem import Problem
 
@@ -23,10 +24,14 @@ class Hrm(LatentRecursion):
         self.latent_network = self.network(config.layers)
         self.answer_network = self.network(config.answer_layers or config.layers)
 
+    @property
+    def answering_network(self) -> Network:
+        return self.answer_network
+
     def update_latent(self, state: State, x_BSD: Tensor) -> State:
         y, z = state
         return State(y, self.latent_network(z + (y + x_BSD)))
 
     def update_answer(self, state: State) -> State:
         y, z = state
-        return State(self.answer_network(y + z), z)
+        return State(self.answering_network(y + z), z)

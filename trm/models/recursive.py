@@ -125,6 +125,10 @@ class RecursiveModel(nn.Module, ABC):
     def refine(self, state: State, x_BSD: Tensor) -> State:
         """The state after one supervision step; only the last updates may carry gradient."""
 
+    @abstractmethod
+    def applications(self) -> tuple[list[Network], list[Network]]:
+        """The networks that one supervision step applies, in order, and those of them that carry gradient."""
+
     def encode(self, tokens_BL: Tensor, puzzle_B: Tensor) -> Tensor:
         """Embed puzzles, int [B, L], and their ids, int [B], as x_BSD in the forward dtype."""
         return self.embed(tokens_BL, puzzle_B)
@@ -160,6 +164,17 @@ class LatentRecursion(RecursiveModel):
         compiled = compute.compile == "cycle"
         self._cycle = torch.compile(self.cycle) if compiled else self.cycle
         self._latents = torch.compile(self.latents) if compiled else self.latents
+
+    latent_network: Network
+
+    @property
+    def answering_network(self) -> Network:
+        """The network that updates y: the one that updates z, unless there is another."""
+        return self.latent_network
+
+    def applications(self) -> tuple[list[Network], list[Network]]:
+        cycle = [self.latent_network] * self.config.n + [self.answering_network]
+        return cycle * self.config.T, cycle[-self.graded - 1 :]
 
     @property
     @abstractmethod

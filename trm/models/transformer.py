@@ -5,6 +5,7 @@ from typing import final
 from torch import Tensor
 
 from trm.config import ComputeConfig, ModelConfig
+from trm.models.layers import Network
 from trm.models.recursive import RecursiveModel, State
 from trm.problem import Problem
 
@@ -17,6 +18,9 @@ class Transformer(RecursiveModel):
         super().__init__(config, problem, compute)
         self.answer_network = self.network(config.layers)
         self.z_init = self.z_init[:0]
+
+    def applications(self) -> tuple[list[Network], list[Network]]:
+        return [self.answer_network], [self.answer_network]
 
     def refine(self, state: State, x_BSD: Tensor) -> State:
         return State(self.answer_network(state.y_BSD + x_BSD), state.z_BSD)

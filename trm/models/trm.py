@@ -10,6 +10,7 @@ from typing import final
 from torch import Tensor
 
 from trm.config import ComputeConfig, ModelConfig
+from trm.models.layers import Network
 from trm.models.recursive import LatentRecursion, State
 from trm.problem import Problem
 
@@ -31,6 +32,10 @@ class Trm(LatentRecursion):
     def graded(self) -> int:
         return self.config.n if self.config.gradient == "last_cycle" else 1
 
+    @property
+    def answering_network(self) -> Network:
+        return self.latent_network if self.answer_network is None else self.answer_network
+
     def update_latent(self, state: State, x_BSD: Tensor) -> State:
         y, z = state
         if self.config.single_latent:
@@ -39,5 +44,4 @@ class Trm(LatentRecursion):
 
     def update_answer(self, state: State) -> State:
         y, z = state
-        network = self.latent_network if self.answer_network is None else self.answer_network
-        return State(network(y if self.config.single_latent else y + z), z)
+        return State(self.answering_network(y if self.config.single_latent else y + z), z)

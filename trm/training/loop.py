@@ -177,38 +177,55 @@ class _Run:
         if compute.device == "mps" and config.loss.tokens == "stablemax64":
             raise UserError("this device has no float64: use --loss.tokens stablemax")
         torch.manual_seed(config.seed)
-        model = build(config.model, self.problem, compute)
-        self.seen = data.seen
-        if config.train.start_from:
-            # Once there is a checkpoint, the run holds all that it took from there.
-            if checkpoint.steps_saved(folder / "checkpoints"):
-                before = _seen_before(folder)
-            else:
-                before = pretrained.start_from(model, config.train.start_from, family, data.variants)
-            self.seen = before if data.seen is None else before | data.seen
-        if config.optimizer.only_puzzles:
-            if model.embed.puzzle is None:
-                raise UserError("optimizer.only_puzzles needs puzzle embeddings: set model.puzzle_width")
-            model.requires_grad_(False)
-        self.module: RecursiveModel = model
-        self.model = cast(RecursiveModel, self.fabric.setup_module(model))  # the same, wrapped
+        self.module = build(config.model, self.problem, compute)
+        self.seen = self._take_weights()
+        self.model = cast(RecursiveModel, self.fabric.setup_module(self.module))  # the same, wrapped
         self.module.train()
         self.device = self.fabric.device
-        graph, rank = compute.cuda_graph, self.fabric.global_rank
-        self.optimizer = Optimizer(config.optimizer, model, config.train.steps, capturable=graph)
-        self.ema = Ema(config.ema, model, capturable=graph) if config.ema.decay else None
-        batches = Batches(
-            data.train, config.train.batch, data.augment(self.device), self.device, data.chance_N
-        )
-        self.hints = None
-        if config.supervision.hints:
-            if not family.same_cells:
-                raise UserError("supervision.hints needs questions and answers with the same cells")
-            self.hints = Hints(config.supervision, len(data.train), config.train.batch, self.device)
-        self.decisions = None
-        if config.supervision.conflicts:
-            self.decisions = Decisions(config.supervision, model, config.train.batch)
-        self.training_step = TrainingStep(
+        graph = compute.cuda_graph
+        self.optimizer = Optimizer(config.optimizer, self.module, config.train.steps, capturable=graph)
+        self.ema = Ema(config.ema, self.module, capturable=graph) if config.ema.decay else None
+        self.hints, self.decisions = self._hints(), self._decisions()
+        self.training_step = self._training_step(graph)
+        self.step = self.saved = 0
+        self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
+        self._seconds_before, self._start = 0.0, time.perf_counter()
+
+    def _take_weights(self) -> Seen | None:
+        """Start from other weights and freeze what is not to be learned; what training will have seen."""
+        seen, start = self.data.seen, self.config.train.start_from
+        if start:
+            # Once there is a checkpoint, the run holds all that it took from there.
+            if checkpoint.steps_saved(self.folder / "checkpoints"):
+                before = _seen_before(self.folder)
+            else:
+                before = pretrained.start_from(self.module, start, self.family, self.data.variants)
+            seen = before if seen is None else before | seen
+        if self.config.optimizer.only_puzzles:
+            if self.module.embed.puzzle is None:
+                raise UserError("optimizer.only_puzzles needs puzzle embeddings: set model.puzzle_width")
+            self.module.requires_grad_(False)
+        return seen
+
+    def _hints(self) -> Hints | None:
+        config = self.config
+        if not config.supervision.hints:
+            return None
+        if not self.family.same_cells:
+            raise UserError("supervision.hints needs questions and answers with the same cells")
+        return Hints(config.supervision, len(self.data.train), config.train.batch, self.device)
+
+    def _decisions(self) -> Decisions | None:
+        config = self.config
+        if not config.supervision.conflicts:
+            return None
+        return Decisions(config.supervision, self.module, config.train.batch)
+
+    def _training_step(self, graph: bool) -> TrainingStep:
+        config, data, rank = self.config, self.data, self.fabric.global_rank
+        augment = data.augment(self.device)
+        batches = Batches(data.train, config.train.batch, augment, self.device, data.chance_N)
+        return TrainingStep(
             config,
             self.model,
             self.optimizer,
@@ -220,9 +237,6 @@ class _Run:
             hints=self.hints,
             decisions=self.decisions,
         )
-        self.step = self.saved = 0
-        self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
-        self._seconds_before, self._start = 0.0, time.perf_counter()
 
     def one_step(self) -> None:
         """One supervision step of the batch in flight, which is one optimizer step."""
