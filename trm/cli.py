@@ -4,14 +4,12 @@ Each command (see `commands`) is a function whose signature is its options; tyro
 them. Whatever a user can put right ends as one line on stderr and exit code 2.
 """
 
-import contextlib
 import difflib
 import functools
 import inspect
 import io
 import itertools
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -124,19 +122,18 @@ def _parse_options(command: Callable[..., int], prog: str, arguments: list[str])
     """The options of a command, which tyro reads off its signature."""
     import tyro
     from pydantic import ValidationError
+    from tyro._errors import on_parse_error
 
     from trm.config import Config, explain
 
-    errors = io.StringIO()
+    def refuse(event: Any) -> None:
+        raise UserError(f"{_fault(event, command)}; see `{prog} --help`")
+
     try:
-        with contextlib.redirect_stderr(errors):
+        with on_parse_error(refuse):
             return tyro.cli(_later(command), prog=prog, args=arguments)
     except ValidationError as error:  # of options that are not part of a group
         raise explain(error, Config, prog) from None
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_one_line(errors.getvalue(), arguments, prog, command)) from None
 
 
 def _later(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
@@ -149,22 +146,40 @@ def _later(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     return remember
 
 
-def _one_line(report: str, arguments: list[str], prog: str, command: Callable[..., int]) -> str:
-    """The parser's framed report as one sentence: what was wrong, a near option, and where to look."""
-    rows = [re.sub(r"[│╭╰╮╯|]", "", row).strip() for row in report.splitlines()]
-    rows = [row for row in rows if row and not row.endswith(("──", "--"))]
-    ends = [i for i, row in enumerate(rows) if re.match(r"─|---|Perhaps|Argument helptext|For full", row)]
-    message = " ".join(rows[: ends[0]] if ends else rows)
-    message = re.sub(
-        r"__tyro-dummy-inner__.config.|1 validation error for \w+ |Value error, |\[type=.*", "", message
-    )
-    message = message.strip(" ,.")
-    known = _options(command)
-    for given in (word.split("=")[0] for word in arguments if word.startswith("--")):
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-        if given in message and given not in known and near:
-            message += f"; did you mean {near[0]}?"
-    return f"{message}; see `{prog} --help`"
+def _fault(event: Any, command: Callable[..., int]) -> str:
+    """What the parser found wrong: the option as it is typed, the value given, and what is allowed."""
+    from pydantic import ValidationError
+    from tyro import _errors as found
+
+    from trm.config import Config, explain
+
+    match event:
+        case found.InvalidChoice():
+            return f"{_typed(event.argument)} is {event.value!r}: choose one of {', '.join(event.choices)}"
+        case found.BadValue():
+            return f"{_typed(event.argument)} needs a value: {event.argument.get_invocation_text()[1]}"
+        case found.MissingArgs():
+            missing = ", ".join(_typed(each.arg) for each in event.missing_arguments)
+            return f"missing: {missing}" + "".join(f"; unknown: {word}" for word in event.unrecognized_tokens)
+        case found.UnrecognizedArgs():
+            word = event.tokens[0].split("=")[0]
+            near = difflib.get_close_matches(word, _options(command), n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]}?" if near and word.startswith("--") else ""
+            return f"{word} is no option, or stands where none is expected{hint}"
+        case found.InstantiationFailure():
+            error = sys.exception()
+            while error is not None and not isinstance(error, ValidationError):
+                error = error.__cause__ or error.__context__
+            if error is not None:
+                return str(explain(error, Config, error.title.removesuffix("Config").lower()))
+            where = f"{_typed(event.argument)}: " if event.argument is not None else ""
+            return where + event.message
+    return str(event)
+
+
+def _typed(argument: Any) -> str:
+    """An option as it is written."""
+    return argument.lowered.name_or_flags[0]
 
 
 def _options(command: Callable[..., int]) -> list[str]:
