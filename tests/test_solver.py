@@ -82,7 +82,6 @@ def test_verified_says_whether_the_rules_hold():
         "rollouts": 2,
         "decisions": 0,
         "take_backs": 0,
-        "restarts": 0,
         "by": "exact",
     }
     assert json.loads(json.dumps(searched.as_dict())) == searched.as_dict()

@@ -451,8 +451,8 @@ class Effort(Config):
     """Most seconds for a puzzle, counted from the start of its batch: the one option with which answers
     depend on the machine."""
     search: int = Field(0, ge=0)
-    """Most decisions of a puzzle: where the answer stands still, decide the surest open cell, think on, and
-    take the decision back at a conflict, until the rules confirm the answer (models of kind candidates)."""
+    """Most decisions of a puzzle: where the answer stands still, decide the surest open cell both ways and
+    think on where it looks right, until the rules confirm the answer (models of kind candidates)."""
     exact: bool = False
     """Hand puzzles whose answer the rules do not confirm to the exact solver, and say so."""
     seed: int = Field(0, ge=0, lt=2**63)

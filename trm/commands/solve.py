@@ -229,7 +229,6 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
     chance = f"halting probability {100 * answer.halt_probability:.1f} %"
     if effort.search:
         many = f", {answer.decisions} decisions, {answer.take_backs} taken back"
-        many += f", {answer.restarts} times started over" if answer.restarts else ""
         if answer.verified is False:
             verdict = "[red]no answer was found[/]"
     screen.print(f"{verdict}; {by}{answer.steps} steps{many}, {chance}")

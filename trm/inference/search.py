@@ -1,21 +1,28 @@
-"""Search: a network of candidates decides, notices a conflict, and takes back.
+"""Search: a network of candidates decides, and weighs what it sees.
 
 A network alone can stand still, undecided; a person would pencil in a guess. Here a decision is just an
-input: "this symbol is given". When the answer of a puzzle is not confirmed by the rules and no longer
-moves, the surest open cell gets its likeliest symbol, and thinking goes on from the state as it is. A
-conflict takes the last decision back: its candidate is ruled out ("this symbol is out") and the state before
-it is restored. So nothing is decided twice, and an answer that is found is one that the rules confirm.
+input: "this symbol is given", or "this symbol is out". When the answer of a puzzle is not confirmed by the
+rules, the surest open cell is decided both ways, and both branches are thought on by one step. If the puzzle
+allowed what was decided before, it allows exactly one of them. Which one, the network says: by the
+probability p of the symbol before, and by how much either branch looks like a conflict after,
 
-Some conflicts follow from the rules, others are only believed, and a belief may be false. When nothing is
-left to take back, the puzzle has no answer if the rules alone have led there; otherwise the search starts
-over, and from then on symbols are drawn from the network's own distribution.
+    log odds (given : out) = logit(p) + conflict(out) - conflict(given)
 
-What a row does depends on its puzzle and the seed alone, not on the rows beside it. Rows whose search has
-ended leave the batch between two steps, and the next puzzles join.
+so every branch has a probability, the product of those on the way to it, and what it says itself by now
+(its conflict) counts beside the way. The search always goes on with the best branch of all: when one begins
+to look wrong, an older one is taken up again, from the state in which it was left. Only what the rules forbid
+is dropped. So nothing is decided twice, a false alarm costs time and no answer, an answer that is found is
+one that the rules confirm, and a search that ends empty has proved that there is none.
 
-Shapes: A rows at work, L cells, N symbols, S = L * N candidates, D width.
+What a row does depends on its puzzle alone, not on the rows beside it. Rows whose search has ended leave the
+batch between two steps, and the next puzzles join.
+
+Shapes: A branches at work, L cells, N symbols, S = L * N candidates, D width.
 """
 
+import heapq
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -31,19 +38,26 @@ from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.problem import Relations
 from trm.puzzles.family import Family
 
-# Most steps that a decision may take on the way down, its taking back included.
-STEPS_PER_DECISION = 8
+# Branches of one puzzle whose states are kept; one less likely starts anew if it is ever taken up.
+KEPT = 128
+
+
+# The most that a branch's own conflict counts in its rank, as a logit.
+_MOST_SAID = 4.0
 
 
 class Policy(NamedTuple):
-    """When a row decides and when it takes back."""
+    """When and what a row decides."""
 
+    first: int = 6
+    """Most steps before the first decision; fewer where the answer stands still."""
     patience: int = 3
-    """Steps after which a row decides even if its answer still moves."""
+    """In training: steps after which a row decides even if its answer still moves."""
     sure: float = 0.9
-    """Probability from which a symbol counts as known: it is not decided, and two of them conflict."""
-    alarm: float = 0.4
-    """Probability of a conflict from which the last decision is taken back; chosen on validation puzzles."""
+    """Probability from which a symbol counts as known: it is decided last, and two of them conflict."""
+    doubt: float = 5.0
+    """By how much such a conflict, and an answer that is sure everywhere and wrong, lower the logarithm of a
+    branch's probability: both branches may look wrong, where what was decided before is."""
 
 
 class Found(NamedTuple):
@@ -55,28 +69,32 @@ class Found(NamedTuple):
     halt: float
     """Halting logit of the answer."""
     steps: int
+    """Supervision steps of all branches."""
     decisions: int
     take_backs: int
-    restarts: int
+    """Decisions after which another branch than one of the two was taken up."""
 
 
 def surest(
-    chance_ALN: Tensor, kind_ASN: Tensor, policy: Policy, key_A: Tensor, draws_A: Tensor
+    chance_ALN: Tensor, kind_ALN: Tensor, policy: Policy, key_A: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The candidate to decide in every row, and whether there is one; int64 [A], bool [A].
+    """The candidate to decide in every row, and whether there is one worth deciding; int64 [A], bool [A].
 
-    It is of the cell whose likeliest symbol is likeliest, among those in which nothing is given or sure: that
-    symbol, or one that is drawn.
+    It is of the cell whose likeliest symbol is likeliest, among those in which nothing is given or sure
+    (among all that are open, where there is no other): that symbol, or with keys one that is drawn.
     """
-    chance_ALN = chance_ALN.masked_fill(kind_ASN == OUT, 0)
+    chance_ALN = chance_ALN.masked_fill(kind_ALN == OUT, 0)
     chance_ALN = chance_ALN / chance_ALN.sum(-1, keepdim=True).clamp_min(1e-9)
     best_AL = chance_ALN.amax(-1)
-    undecided_AL = (kind_ASN == OPEN).sum(-1).gt(1) & (best_AL < policy.sure)
-    cell_A = best_AL.masked_fill(~undecided_AL, -1).argmax(-1)
+    open_AL = (kind_ALN == OPEN).sum(-1).gt(1)
+    undecided_AL = open_AL & (best_AL < policy.sure)
+    cell_A = (best_AL + open_AL + 2 * undecided_AL).argmax(-1)
     chance_AN = chance_ALN[torch.arange(len(cell_A), device=cell_A.device), cell_A]
-    below_AN = chance_AN.cumsum(-1) <= rng.uniform(key_A, 1) * chance_AN.sum(-1, keepdim=True)
-    drawn_A = below_AN.sum(-1).clamp_max(chance_AN.shape[1] - 1)
-    symbol_A = torch.where(draws_A, drawn_A, chance_AN.argmax(-1))
+    if key_A is None:
+        symbol_A = chance_AN.argmax(-1)
+    else:
+        below_AN = chance_AN.cumsum(-1) <= rng.uniform(key_A, 1) * chance_AN.sum(-1, keepdim=True)
+        symbol_A = below_AN.sum(-1).clamp_max(chance_AN.shape[1] - 1)
     return cell_A * chance_AN.shape[1] + symbol_A, undecided_AL.any(-1)
 
 
@@ -144,31 +162,70 @@ def _places(kind_ALN: Tensor, candidate_A: Tensor) -> tuple[Tensor, Tensor, Tens
     return row_A, candidate_A // symbols, candidate_A % symbols
 
 
-class _Decision(NamedTuple):
-    """What is restored when a decision is taken back."""
+@dataclass(eq=False)
+class _Branch:
+    """What is given and ruled out, the state that thinks on from it, and what it says."""
 
-    candidate: int
-    y_SD: Tensor
-    z_SD: Tensor
     kind_LN: Tensor
+    y_SD: Tensor | None
+    """None where it starts anew."""
+    z_SD: Tensor | None
+    answer_L: Tensor
+    log_p: float = 0.0
+    """Logarithm of the probability that the puzzle allows what was decided."""
+    moved: bool = True
+    """The last step changed the answer."""
+    broken: bool = False
+    """By the rules."""
+    doubts: int = 0
+    """Reasons to doubt it in what the network is sure of."""
+    conflict: float = 0.0
+    """Logit that the puzzle does not allow it."""
+    candidate: int = 0
+    """What to decide next."""
+    chance: float = 0.5
+    """Probability of that candidate."""
+    halt: float = 0.0
+
+    def rank(self) -> float:
+        """Its place among those that wait: the best come first."""
+        return -self.log_p + max(-_MOST_SAID, min(_MOST_SAID, self.conflict))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     """A puzzle at work."""
 
     puzzle: int
     tokens_L: np.ndarray
-    key: Tensor
-    stack: list[_Decision] = field(default_factory=list)
+    current: list[_Branch]
+    """Branches in flight: one that is thought on before it is decided, or the two of a decision."""
+    parent: _Branch | None = None
+    """What the two come from."""
+    alone: int = 0
+    """Steps of the one branch in flight."""
+    waiting: list[tuple[float, int, _Branch]] = field(default_factory=list)
+    """All other branches, the likeliest first (a heap)."""
     steps: int = 0
-    since: int = 0
-    """Steps since the last change of what is given."""
     decisions: int = 0
     take_backs: int = 0
-    restarts: int = 0
-    believed: bool = False
-    """Something was taken back on a belief."""
+
+    def put(self, branch: _Branch, number: int) -> None:
+        """Let a branch wait for its turn."""
+        heapq.heappush(self.waiting, (branch.rank(), number, branch))
+        if len(self.waiting) > KEPT:
+            _, _, least = max(self.waiting, key=lambda entry: (entry[2].y_SD is not None, entry[0]))
+            least.y_SD = least.z_SD = None
+
+    def weigh(self, doubt: float) -> list[_Branch]:
+        """The branches of a decision that the rules allow, with their probabilities."""
+        assert self.parent is not None
+        given, out = self.current
+        p = min(max(self.parent.chance, 1e-4), 1 - 1e-4)
+        odds = math.log(p / (1 - p)) + out.conflict - given.conflict
+        for branch, sign in ((given, 1), (out, -1)):
+            branch.log_p = self.parent.log_p + _log_sigmoid(sign * odds) - doubt * branch.doubts
+        return [branch for branch in self.current if not branch.broken]
 
 
 @torch.inference_mode()
@@ -176,128 +233,144 @@ def search(
     model: Candidates,
     family: Family,
     tokens_NL: np.ndarray,
-    steps: int,
     decisions: int,
     rows: int,
-    seed: int = 0,
+    steps: int | None = None,
     policy: Policy | None = None,
 ) -> Iterator[tuple[int, Found]]:
     """Search for the answers of puzzles, at most `rows` at a time; yields (index, how it ended).
 
-    A puzzle gets at most `steps` supervision steps and `decisions` decisions.
+    A puzzle gets at most `decisions` decisions, and `steps` supervision steps.
     """
-    work = _Work(model, family, tokens_NL, steps, decisions, rows, seed, policy or Policy())
+    work = _Work(model, family, tokens_NL, decisions, rows, steps, policy or Policy())
     while work.fill():
         yield from work.step()
 
 
 class _Work:
-    """The batch of rows at work, and the puzzles that wait."""
+    """The rows at work, and the puzzles that wait."""
 
     def __init__(
         self,
         model: Candidates,
         family: Family,
         tokens_NL: np.ndarray,
-        steps: int,
         decisions: int,
         rows: int,
-        seed: int,
+        steps: int | None,
         policy: Policy,
     ):
         self.model, self.family, self.relations = model, family, model.relations
         self.tokens_NL, self.next = tokens_NL, 0
-        self.steps, self.decisions, self.size, self.policy = steps, decisions, rows, policy
+        self.decisions, self.size, self.steps, self.policy = decisions, rows, steps, policy
         self.device = model.y_init.device
-        self.root = rng.fold(rng.stream("search", self.device), seed)
         self.rows: list[_Row] = []
-        self.state = model.initial_state(0)
-        self.kind_ALN = torch.zeros(0, *self._grid(), dtype=torch.int64, device=self.device)
-        self.answer_AL = torch.zeros(0, tokens_NL.shape[1], dtype=torch.int64, device=self.device)
-
-    def _grid(self) -> tuple[int, int]:
-        n = self.relations.symbols
-        return self.relations.candidates // n, n
+        self.number = itertools.count()
 
     def fill(self) -> bool:
         """Let waiting puzzles join; whether any row is at work."""
         first, self.next = self.next, min(len(self.tokens_NL), self.next + self.size - len(self.rows))
-        if self.next > first:
-            tokens_BL = torch.from_numpy(self.tokens_NL[first : self.next]).long().to(self.device)
-            key_B = rng.of_rows(self.root, tokens_BL)
-            self.rows += [_Row(first + i, self.tokens_NL[first + i], key) for i, key in enumerate(key_B)]
-            kind_BLN = self.model.kinds_of(tokens_BL).unflatten(1, self._grid())
-            self.kind_ALN = torch.cat((self.kind_ALN, kind_BLN))
-            self.answer_AL = torch.cat((self.answer_AL, torch.full_like(tokens_BL, -1)))
-            fresh = self.model.initial_state(len(tokens_BL))
-            self.state = State(*(torch.cat(parts) for parts in zip(self.state, fresh, strict=True)))
+        for puzzle in range(first, self.next):
+            tokens_L = self.tokens_NL[puzzle]
+            tokens_1L = torch.from_numpy(tokens_L).long()[None].to(self.device)
+            kind_1LN = self.model.kinds_of(tokens_1L).unflatten(1, (-1, self.relations.symbols))
+            self.rows.append(_Row(puzzle, tokens_L, [_Branch(kind_1LN[0], None, None, tokens_1L[0])]))
         return bool(self.rows)
 
     def step(self) -> Iterator[tuple[int, Found]]:
-        """One supervision step of every row, and what follows from it."""
-        policy, relations = self.policy, self.relations
-        self.state, out = self.model.step(self.state, self.model.encode_kinds(self.kind_ALN.flatten(1)))
-        chance_ALN = self.model.chances(out.logits_BLV)
-        answer_AL = out.logits_BLV.argmax(-1)
-        moved_A = (answer_AL != self.answer_AL).any(-1).tolist()
-        self.answer_AL = answer_AL
-        kind_AS = self.kind_ALN.flatten(1)
-        broken_A = broken(kind_AS, relations).tolist()
-        believed_A = believed_conflict(chance_ALN, relations, policy).tolist()
-        alarm_A = (out.conflict_B.sigmoid() >= policy.alarm).tolist()
-        step_A = torch.tensor([row.steps for row in self.rows], device=self.device)
-        key_A = rng.fold(torch.stack([row.key for row in self.rows]), step_A)
-        draws_A = torch.tensor([row.restarts > 0 for row in self.rows], device=self.device)
-        choice = surest(chance_ALN, self.kind_ALN, policy, key_A, draws_A)
-        candidate_A, undecided_A = (each.tolist() for each in choice)
-        answers = answer_AL.cpu().numpy().astype(np.uint8)
+        """One supervision step of every branch in flight, and what follows from it."""
+        self._think([branch for row in self.rows for branch in row.current])
         stay = []
-        for i, row in enumerate(self.rows):
-            row.steps += 1
-            row.since += 1
-            verified = moved_A[i] and self.family.verify(row.tokens_L, answers[i]) is True
-            resting = not moved_A[i] or row.since >= policy.patience
-            believed = alarm_A[i] or (resting and (believed_A[i] or not undecided_A[i]))
-            empty = broken_A[i] and not row.stack and not row.believed
-            if verified or row.steps >= self.steps or empty:
-                counts = row.steps, row.decisions, row.take_backs, row.restarts
-                yield row.puzzle, Found(answers[i], verified, float(out.halt_B[i]), *counts)
-                continue
-            stay.append(i)
-            if (broken_A[i] or believed) and row.stack:
-                row.believed |= not broken_A[i]
-                self._take_back(i, row)
-            elif (broken_A[i] or believed) and row.believed:
-                self._start_over(i, row)
-            elif resting and undecided_A[i] and row.decisions < self.decisions:
-                self._decide(i, row, candidate_A[i])
-        if len(stay) < len(self.rows):
-            keep = torch.tensor(stay, dtype=torch.int64, device=self.device)
-            self.rows = [self.rows[i] for i in stay]
-            self.state, self.kind_ALN, self.answer_AL = (
-                self.state.rows(keep),
-                self.kind_ALN[keep],
-                self.answer_AL[keep],
-            )
+        for row in self.rows:
+            row.steps += len(row.current)
+            found = self._found(row) or self._go_on(row)
+            if found is None:
+                stay.append(row)
+            else:
+                yield row.puzzle, found
+        self.rows = stay
 
-    def _decide(self, i: int, row: _Row, candidate: int) -> None:
-        y_ASD, z_ASD = self.state
-        row.stack.append(_Decision(candidate, y_ASD[i].clone(), z_ASD[i].clone(), self.kind_ALN[i].clone()))
-        self.kind_ALN[i] = decided(self.kind_ALN[i, None], self._one(candidate))[0]
-        row.decisions, row.since = row.decisions + 1, 0
-
-    def _take_back(self, i: int, row: _Row) -> None:
-        last = row.stack.pop()
-        self.state.y_BSD[i], self.state.z_BSD[i] = last.y_SD, last.z_SD
-        self.kind_ALN[i] = ruled_out(last.kind_LN[None], self._one(last.candidate))[0]
-        row.take_backs, row.since = row.take_backs + 1, 0
-
-    def _start_over(self, i: int, row: _Row) -> None:
+    def _think(self, branches: list[_Branch]) -> None:
+        """Take a step of branches and note what each says."""
+        policy = self.policy
         fresh = self.model.initial_state(1)
-        self.state.y_BSD[i], self.state.z_BSD[i] = fresh.y_BSD[0], fresh.z_BSD[0]
-        tokens_1L = torch.from_numpy(row.tokens_L).long()[None].to(self.device)
-        self.kind_ALN[i] = self.model.kinds_of(tokens_1L).unflatten(1, self._grid())[0]
-        row.restarts, row.since, row.believed = row.restarts + 1, 0, False
+        y_ASD = torch.stack([fresh.y_BSD[0] if each.y_SD is None else each.y_SD for each in branches])
+        z_ASD = torch.stack([fresh.z_BSD[0] if each.z_SD is None else each.z_SD for each in branches])
+        kind_ALN = torch.stack([each.kind_LN for each in branches])
+        before_AL = torch.stack([each.answer_L for each in branches])
+        x_ASD = self.model.encode_kinds(kind_ALN.flatten(1))
+        state, out = self.model.step(State(y_ASD, z_ASD), x_ASD)
+        chance_ALN = self.model.chances(out.logits_BLV)
+        answer_AL = self.model.token_N[chance_ALN.masked_fill(kind_ALN == OUT, -1).argmax(-1)]
+        candidate_A, undecided_A = surest(chance_ALN, kind_ALN, policy)
+        chance_A = chance_ALN.flatten(1).gather(1, candidate_A.unsqueeze(1)).squeeze(1)
+        doubts_A = believed_conflict(chance_ALN, self.relations, policy).int() + (~undecided_A).int()
+        conflict_A = out.conflict_B.clamp(-30, 30)
+        columns = (
+            (answer_AL != before_AL).any(-1),
+            broken(kind_ALN.flatten(1), self.relations),
+            doubts_A,
+            conflict_A,
+            candidate_A,
+            chance_A,
+            out.halt_B,
+        )
+        noted = zip(*(column.tolist() for column in columns), strict=True)
+        for i, (each, values) in enumerate(zip(branches, noted, strict=True)):
+            each.y_SD, each.z_SD, each.answer_L = state.y_BSD[i], state.z_BSD[i], answer_AL[i]
+            each.moved, each.broken, each.doubts, each.conflict, each.candidate, each.chance, each.halt = (
+                values
+            )
+            if each.broken:
+                each.conflict = math.inf
 
-    def _one(self, candidate: int) -> Tensor:
-        return torch.tensor([candidate], device=self.device)
+    def _found(self, row: _Row) -> Found | None:
+        """The answer, if the rules confirm one."""
+        for branch in row.current:
+            if branch.moved:
+                answer_L = branch.answer_L.cpu().numpy().astype(np.uint8)
+                if self.family.verify(row.tokens_L, answer_L) is True:
+                    return self._ended(row, branch, True)
+        return None
+
+    def _ended(self, row: _Row, branch: _Branch, verified: bool) -> Found:
+        answer_L = branch.answer_L.cpu().numpy().astype(np.uint8)
+        return Found(answer_L, verified, branch.halt, row.steps, row.decisions, row.take_backs)
+
+    def _go_on(self, row: _Row) -> Found | None:
+        """Think on or decide; how the search ended, if it did."""
+        spent = self.steps is not None and row.steps >= self.steps
+        if row.parent is None:
+            (alone,) = row.current
+            row.alone += 1
+            if alone.moved and row.alone < self.policy.first and not spent and not alone.broken:
+                return None
+            left = [] if alone.broken else [alone]  # it is the likeliest: it was taken up as that
+        else:
+            left = row.weigh(self.policy.doubt)
+            for branch in left:
+                row.put(branch, next(self.number))
+        if row.parent is not None or not left:
+            if not row.waiting:  # the rules leave nothing
+                return self._ended(row, row.current[0], False)
+            _, _, likeliest = heapq.heappop(row.waiting)
+        else:
+            (likeliest,) = left
+        if spent or row.decisions >= self.decisions:
+            return self._ended(row, likeliest, False)
+        row.take_backs += likeliest not in left
+        if likeliest.y_SD is None:
+            row.current, row.parent, row.alone = [likeliest], None, 0
+        else:
+            self._decide(row, likeliest)
+        return None
+
+    def _decide(self, row: _Row, branch: _Branch) -> None:
+        kind_1LN, candidate_1 = branch.kind_LN[None], torch.tensor([branch.candidate], device=self.device)
+        kinds = (decided(kind_1LN, candidate_1), ruled_out(kind_1LN, candidate_1))
+        row.current = [_Branch(each[0], branch.y_SD, branch.z_SD, branch.answer_L) for each in kinds]
+        row.parent, row.decisions = branch, row.decisions + 1
+
+
+def _log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x)) if x > -30 else max(x, -1e4)

@@ -13,7 +13,7 @@ from torch import Tensor
 from trm import pretrained
 from trm.config import ComputeConfig, Effort, parse
 from trm.errors import UserError
-from trm.inference.search import STEPS_PER_DECISION, Found, search
+from trm.inference.search import Found, search
 from trm.inference.think import Decision, Ends, choose, ponder, refine
 from trm.models import RecursiveModel
 from trm.models.candidates import Candidates
@@ -43,9 +43,7 @@ class Answer:
     decisions: int = 0
     """Decisions of a search."""
     take_backs: int = 0
-    """Decisions that the search took back."""
-    restarts: int = 0
-    """Times that the search started over."""
+    """Times that the search took up an older branch."""
     by: str = "model"
     """`model`, or `exact` where the exact solver had to step in."""
     answer_L: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False, compare=False)
@@ -107,11 +105,10 @@ class Solver:
         """Answers by search, in the order of the puzzles: one that ends early waits for those before it."""
         if not isinstance(self.model, Candidates):
             raise UserError("only a model of candidates can search: leave search out, or choose such a model")
-        steps = effort.budget or STEPS_PER_DECISION * (effort.search + 1) + self.training_steps
         ended: dict[int, Found] = {}
         next_one = 0
         for index, found in search(
-            self.model, self.family, tokens_NL, steps, effort.search, self.chunk, effort.seed
+            self.model, self.family, tokens_NL, effort.search, self.chunk, effort.budget
         ):
             ended[index] = found
             while next_one in ended:
@@ -119,9 +116,7 @@ class Solver:
                 answer = self.answer(
                     tokens_NL[next_one], each.answer_L, each.steps, _sigmoid(each.halt), effort
                 )
-                yield replace(
-                    answer, decisions=each.decisions, take_backs=each.take_backs, restarts=each.restarts
-                )
+                yield replace(answer, decisions=each.decisions, take_backs=each.take_backs)
                 next_one += 1
 
     def steps(self, puzzle: str, effort: Effort | None = None, puzzle_id: int = 0) -> Iterator[Refinement]:

@@ -95,8 +95,7 @@ class Decisions:
         answer_BL = output.logits_BLV.argmax(-1)
         chance_BLN = self.model.chances(output.logits_BLV)
         row_B = rng.fold(key, torch.arange(len(answer_BL), device=key.device))
-        draws_B = torch.ones_like(self.decides_B)
-        candidate_B, undecided_B = surest(chance_BLN, self.kind_BLN, self.policy, row_B, draws_B)
+        candidate_B, undecided_B = surest(chance_BLN, self.kind_BLN, self.policy, row_B)
 
         back_B = self.wrong_B & (self.wait_B <= 0) & ~self.posed_wrong_B
         _, exact_B = correctness(output.logits_BLV.detach(), slots.batch.labels_BL)
