@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trm.puzzles.family import Family
 
 _EFFORT = Effort()
+_DECISIONS = 1000  # of a model that can search, where nothing is said of effort
 
 
 class _Source(NamedTuple):
@@ -52,7 +53,7 @@ def solve(
       trm solve --file puzzles.txt --brief
       cat puzzles.txt | trm solve - --json
       trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact
-      trm solve --file hard.csv --search 100 --model runs/sudoku-9x9
+      trm solve 8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..
 
     Args:
         puzzle: One puzzle, row by row, with `.` or `0` for a blank; `-` reads puzzles from standard input.
@@ -66,11 +67,14 @@ def solve(
         json: One JSON object per puzzle and line.
         device: Where to compute.
         dtype: Precision of the forward pass.
-        effort: How long, and in how many ways, to think.
+        effort: How long, and in how many ways, to think. A model of candidates searches unless something else
+            is asked for: `--steps 16` is the network alone.
     """
     text, name = _read_text(puzzle, file)
     weights, board = _weights(model, text, name)
     solver = trm.load(weights, board=board, device=device, dtype=dtype)
+    if solver.searches and effort == _EFFORT:
+        effort = Effort(search=_DECISIONS)
     sources = _split(text, name, solver.family)
     for source in sources:
         try:
@@ -200,19 +204,23 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
     tokens = solver.family.parse(text)
     panels = [Panel(solver.family.render(tokens, tokens), title="puzzle", expand=False)]
     previous = tokens
-    if effort.rollouts == 1 and not effort.search:
+    plain = Effort() if effort.search else effort
+    answer = None
+    if effort.rollouts == 1:
         refinement = None
-        for refinement in solver.steps(text, effort, puzzle_id):
+        for refinement in solver.steps(text, plain, puzzle_id):
             picture = solver.family.render(tokens, refinement.answer, previous)
             chance = f"{100 * refinement.halt_probability:.1f} %"
             panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
             previous = refinement.answer
         assert refinement is not None  # there is at least one step
         chance = refinement.halt_probability
-        answer = solver.answer(tokens, refinement.answer, refinement.step, chance, effort)
-    else:
+        answer = solver.answer(
+            tokens, refinement.answer, refinement.step, chance, plain if effort.search else effort
+        )
+    if answer is None or (effort.search and not answer.verified):
         (answer,) = solver.solve(text, effort, puzzle_id)
-    if effort.rollouts > 1 or effort.search or answer.by == "exact":
+    if effort.rollouts > 1 or answer.decisions or answer.by == "exact":
         panels.append(
             Panel(
                 solver.family.render(tokens, answer.answer_L, previous), title=f"by {answer.by}", expand=False
@@ -227,7 +235,7 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
     by = "exact search after " if answer.by == "exact" else ""
     many = f", best of {answer.rollouts} rollouts" if answer.rollouts > 1 else ""
     chance = f"halting probability {100 * answer.halt_probability:.1f} %"
-    if effort.search:
+    if answer.decisions:
         many = f", {answer.decisions} decisions, {answer.take_backs} taken back"
         if answer.verified is False:
             verdict = "[red]no answer was found[/]"

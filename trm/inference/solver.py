@@ -75,6 +75,11 @@ class Solver:
         self.training_steps = steps
         self.chunk = chunk_size(model)
 
+    @property
+    def searches(self) -> bool:
+        """Whether the model can search (see `inference.search`)."""
+        return isinstance(self.model, Candidates)
+
     def solve(
         self, puzzles: str | Iterable[str], effort: Effort | None = None, puzzle_id: int = 0
     ) -> list[Answer]:
