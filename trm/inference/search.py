@@ -317,7 +317,9 @@ class _Work:
         )
         noted = zip(*(column.tolist() for column in columns), strict=True)
         for i, (each, values) in enumerate(zip(branches, noted, strict=True)):
-            each.y_SD, each.z_SD, each.answer_L = state.y_BSD[i], state.z_BSD[i], answer_AL[i]
+            # Copies: a view would keep the whole batch in memory for as long as its branch waits.
+            each.y_SD, each.z_SD = state.y_BSD[i].clone(), state.z_BSD[i].clone()
+            each.answer_L = answer_AL[i]
             each.moved, each.broken, each.doubts, each.conflict, each.candidate, each.chance, each.halt = (
                 values
             )
