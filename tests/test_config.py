@@ -247,9 +247,6 @@ def test_option_names_are_dotted_and_every_option_is_documented():
         (Effort, {"steps": 0}, "greater than 0"),
         (ModelConfig, {"answer_layers": 2}, "needs a network for y"),
         (ModelConfig, {"kind": "hrm", "separate_networks": True}, "ablations of kind trm"),
-        (RunConfig, {"model": {"kind": "transformer"}, "compute": {"compile": "cycle"}}, "no cycle"),
-        (RunConfig, {"model": CANDIDATES, "compute": {"kernels": "triton"}}, "no triton kernels"),
-        (RunConfig, {"compute": {"kernels": "native"}}, "native is for kind candidates"),
         (ComputeConfig, {"kernels": "native", "compile": "block"}, "set compile to none"),
         (ComputeConfig, {"kernels": "triton", "dtype": "float64"}, "not in float64"),
         (SupervisionConfig, {"act": False, "continue_loss": True}, "part of act"),
@@ -276,6 +273,19 @@ def test_how_a_machine_computes_was_said_in_other_sections_once():
         dtype="bfloat16", kernels="triton", cuda_graph=True, compile="cycle"
     )
     assert (found.model.T, found.train.keep) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "compute", "message"),
+    [
+        ({"kind": "transformer"}, {"compile": "cycle"}, "no cycle"),
+        (CANDIDATES, {"kernels": "triton"}, "no triton kernels"),
+        ({}, {"kernels": "native"}, "native is for kind candidates"),
+    ],
+)
+def test_a_model_that_cannot_be_computed_like_that(model, compute, message):
+    with pytest.raises(ValueError, match=message):
+        ComputeConfig(**compute).check(ModelConfig.model_validate(model))
 
 
 def test_what_a_device_cannot_do_is_left_out_and_said():

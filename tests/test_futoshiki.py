@@ -103,11 +103,6 @@ def test_malformed_text(text: str, message: str):
         family().parse(text)
 
 
-def test_the_size_is_seen_in_a_text():
-    assert family(5).resized(TEXT) == FutoshikiConfig(side=4)
-    assert family(4).resized("123") is None
-
-
 # --- rules
 
 

@@ -1,5 +1,7 @@
 """The search: its functions against plain loops, and all of it with a network that knows nothing."""
 
+import heapq
+
 import numpy as np
 import pytest
 import tiny
@@ -13,7 +15,7 @@ from torch import Tensor
 from trm import rng
 from trm.config import ComputeConfig, Effort, ModelConfig
 from trm.errors import UserError
-from trm.inference.search import Policy, broken, decided, ruled_out, search, surest
+from trm.inference.search import KEPT, Policy, _Branch, _Row, broken, decided, ruled_out, search, surest
 from trm.inference.solver import Solver
 from trm.models import Output, State
 from trm.models.candidates import Candidates
@@ -225,3 +227,20 @@ def test_rollouts_that_would_all_be_the_same_are_refused():
     made = Solver(Clueless(), TASK, 4)
     with pytest.raises(UserError, match="all the same under symmetries"):
         made.solve(PUZZLES[0], Effort(rollouts=2))
+
+
+def test_a_complete_board_is_its_own_answer():
+    ((_, found),) = search(Clueless(), TASK, TASK.parse(ANSWER)[None], 1000, rows=1)
+    assert found.verified and (found.steps, found.decisions) == (1, 0)
+
+
+def test_states_are_kept_however_long_a_search_goes_on():
+    row = _Row(0, TASK.parse(ANSWER), [])
+    for number in range(0, 4000, 2):
+        for each in (number, number + 1):
+            row.put(
+                _Branch(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1), log_p=-each), each
+            )
+        heapq.heappop(row.waiting)
+    kept = [each for _, _, each in row.waiting if each.y_SD is not None]
+    assert len(row.waiting) == 2000 and KEPT - 1 <= len(kept) <= KEPT

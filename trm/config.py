@@ -224,7 +224,7 @@ class SupervisionConfig(Config):
     """Most steps until a wrong decision is taken back."""
     contradictions: float = Field(0.0, ge=0, le=1)
     """Probability that a row is posed with a contradiction: one wrong symbol, and some more cells of the
-    solution. It has no answer, and the conflict is its one target; needs model.conflict_head."""
+    solution. It has no answer: its targets are the conflict, and not to halt; needs model.conflict_head."""
 
     @property
     def conflicts(self) -> bool:

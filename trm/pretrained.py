@@ -115,7 +115,10 @@ def fitting(config: PretrainedConfig, text: str) -> FamilyConfig | None:
     with contextlib.suppress(UserError):
         family.parse(text)
         return config.family
-    return family.resized(text) if config.model.any_board else None
+    boards = family.resized(text) if config.model.any_board else None
+    # Only candidates know no symbol by its token: other weights need the same vocabulary.
+    alike = boards is not None and boards.build().vocab_size == family.vocab_size
+    return boards if alike or config.model.kind == "candidates" else None
 
 
 def load(

@@ -65,7 +65,6 @@ class RunConfig(Config):
                 "model.conflict_head learns from supervision.decisions or supervision.contradictions: set it "
                 "with one of them, or none of the three"
             )
-        self.compute.check(self.model)
         return self
 
     @field_validator("data", mode="before")

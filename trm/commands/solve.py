@@ -204,7 +204,11 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
     tokens = solver.family.parse(text)
     panels = [Panel(solver.family.render(tokens, tokens), title="puzzle", expand=False)]
     previous = tokens
-    plain = Effort() if effort.search else effort
+    plain = (
+        Effort(steps=min(effort.budget or solver.training_steps, solver.training_steps))
+        if effort.search
+        else effort
+    )
     answer = None
     if effort.rollouts == 1:
         refinement = None

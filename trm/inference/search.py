@@ -213,7 +213,7 @@ class _Row:
     def put(self, branch: _Branch, number: int) -> None:
         """Let a branch wait for its turn."""
         heapq.heappush(self.waiting, (branch.rank(), number, branch))
-        if len(self.waiting) > KEPT:
+        if sum(each.y_SD is not None for _, _, each in self.waiting) > KEPT:
             _, _, least = max(self.waiting, key=lambda entry: (entry[2].y_SD is not None, entry[0]))
             least.y_SD = least.z_SD = None
 
@@ -274,7 +274,8 @@ class _Work:
             tokens_L = self.tokens_NL[puzzle]
             tokens_1L = torch.from_numpy(tokens_L).long()[None].to(self.device)
             kind_1LN = self.model.kinds_of(tokens_1L).unflatten(1, (-1, self.relations.symbols))
-            self.rows.append(_Row(puzzle, tokens_L, [_Branch(kind_1LN[0], None, None, tokens_1L[0])]))
+            nothing_L = torch.full_like(tokens_1L[0], -1)
+            self.rows.append(_Row(puzzle, tokens_L, [_Branch(kind_1LN[0], None, None, nothing_L)]))
         return bool(self.rows)
 
     def step(self) -> Iterator[tuple[int, Found]]:
@@ -319,7 +320,7 @@ class _Work:
         for i, (each, values) in enumerate(zip(branches, noted, strict=True)):
             # Copies: a view would keep the whole batch in memory for as long as its branch waits.
             each.y_SD, each.z_SD = state.y_BSD[i].clone(), state.z_BSD[i].clone()
-            each.answer_L = answer_AL[i]
+            each.answer_L = answer_AL[i].clone()
             each.moved, each.broken, each.doubts, each.conflict, each.candidate, each.chance, each.halt = (
                 values
             )

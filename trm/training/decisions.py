@@ -2,8 +2,9 @@
 
 The network learns three things that a search needs: to go on from what was decided, to notice that a
 decision was wrong, and to go on after it was taken back. A row decides by the policy of the search. If the
-decision contradicts its solution, the one target of the row is the conflict, until the decision is taken
-back after a random number of steps: training never acts on the alarms of a head that is still learning.
+decision contradicts its solution, the conflict takes the place of the solution as the row's target, until
+the decision is taken back after a random number of steps: training never acts on the alarms of a head that
+is still learning.
 
 Wrong decisions are rare and hard to see through. So other rows are posed with a contradiction from the start:
 a wrong symbol that no single rule forbids, and from none to most of the solution, which makes all of it from
@@ -60,9 +61,11 @@ class Decisions:
     def begin(self, fresh_B: Tensor, batch: Batch, key: Tensor) -> Tensor:
         """Start fresh rows anew; the kinds of all candidates, [B, S]."""
         row_B = rng.fold(key, torch.arange(len(fresh_B), device=key.device))
+        decides_B, contradicts_B = rng.uniform(row_B, 2).unbind(1)
         decides_B, contradicts_B = (
-            rng.uniform(row_B, 2) < torch.tensor((self.config.decisions, self.config.contradictions))
-        ).unbind(1)
+            decides_B < self.config.decisions,
+            contradicts_B < self.config.contradictions,
+        )
         asked_BLN = self.model.kinds_of(batch.tokens_BL).view_as(self.kind_BLN)
         wrong_BLN = self._contradiction(batch, rng.fold(row_B, 1))
         asked_BLN = torch.where(contradicts_B.view(-1, 1, 1), wrong_BLN, asked_BLN)

@@ -73,13 +73,17 @@ class TensorBoard(Logger):
 LOGGERS: dict[str, Callable[[Path, int], Logger]] = {"tensorboard": TensorBoard}
 
 
+def check(names: Sequence[str]) -> None:
+    """Raise UserError for a logger that there is not."""
+    if unknown := [name for name in names if name not in LOGGERS]:
+        raise UserError(f"train.loggers: unknown logger {unknown[0]!r}; known: {', '.join(LOGGERS)}")
+
+
 @final
 class Loggers:
     """All loggers of a run, as a context."""
 
     def __init__(self, names: Sequence[str], folder: Path, step: int, say: Callable[[str], object]):
-        if unknown := [name for name in names if name not in LOGGERS]:
-            raise UserError(f"train.loggers: unknown logger {unknown[0]!r}; known: {', '.join(LOGGERS)}")
         self.say = say
         self.lines = JsonLines(folder, step)
         self.others: dict[str, Logger] = {}

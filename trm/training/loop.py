@@ -45,7 +45,7 @@ from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
 from trm.recipe import RunConfig, load_config, located
 from trm.terminal import bar
-from trm.training import checkpoint
+from trm.training import checkpoint, loggers
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.loggers import Loggers
@@ -93,6 +93,7 @@ def train(
         if compute:
             values = config.model_dump()
             config = parse(RunConfig, values | {"compute": values["compute"] | dict(compute)}, "options")
+        loggers.check(config.train.loggers)
         settled, changes = device.pick(config.compute, fall_back=resume and "device" not in (compute or {}))
         if changes:
             console.print(f"computing {', '.join(changes)}")

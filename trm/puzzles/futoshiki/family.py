@@ -4,11 +4,12 @@ A puzzle is drawn on a canvas of 2 N - 1 rows: digits and blanks stand at even p
 between them, and what is left over is empty. `<` and `>` stand between the cells of a row, and `^` (the upper
 one is smaller) and `v` between those of a column:
 
-    . < . > .       tokens: 0 = pad, 1 = blank, 2 = no sign, 3.. = < > ^ v, 7.. = the digits 1..N
-    ^       v
-    . > 1 > 3
+    .<.>.-.    tokens: 0 = pad, 1 = blank, 2 = no sign, 3.. = < > ^ v, 7.. = the digits 1..N
+    ^---v--
+    .-.>1-3    (the first rows of a board of 4)
 
-In one line, rows are separated by `/` and no sign is `-`.
+No sign is `-`, or a space where a puzzle is not one of several in a file. In one line, rows are separated by
+`/`.
 
 Symmetries: the eight images of the square, with the signs that turn with them, and the complement (d becomes
 N + 1 - d, and every sign its opposite).
@@ -90,10 +91,6 @@ class Futoshiki(Family[FutoshikiConfig, FutoshikiGeneratorConfig]):
 
     def cells(self, line: str) -> int:
         return sum(map(len, _ROW_END.split(line.strip("\r\n"))))
-
-    def resized(self, text: str) -> FutoshikiConfig | None:
-        side = (len(_ROW_END.split(text.strip("\r\n/"))) + 1) // 2
-        return FutoshikiConfig(side=side) if 4 <= side <= 7 else None
 
     def check(self, tokens_L: np.ndarray) -> None:
         found = rules.search(self._board(tokens_L), self.side, 2).solutions
