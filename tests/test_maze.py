@@ -186,3 +186,11 @@ def test_picture_shows_path_change_and_damage():
     damaged = RIGHT.copy()
     damaged[3] = 5
     assert "bold red" in {str(span.style) for span in TASK.render(MAZE, damaged).spans}
+
+
+def test_the_size_of_a_maze_is_seen_in_a_text():
+    family = MazeConfig(height=4, width=4).build()
+    assert family.resized("S  G#    ") == MazeConfig(height=3, width=3)
+    assert family.resized("S..\n.#\n  G\n##") == MazeConfig(height=4, width=3)
+    for other in ("." * 9, "S1.G.....", "S.G.."):
+        assert family.resized(other) is None

@@ -79,8 +79,8 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
 
     def resized(self, text: str) -> MazeConfig | None:
         rows = text.strip("\r\n").splitlines()
-        if any(char not in _CHARS[1:] + "." for row in rows for char in row):
-            return None
+        if any(char not in _CHARS[1:] + "." for row in rows for char in row) or not {"S", "G"} <= set(text):
+            return None  # of dots alone there are other puzzles
         height, width = len(rows), max(map(len, rows), default=0)
         if height == 1:  # a square, row after row
             height = width = math.isqrt(len(rows[0]))
