@@ -235,11 +235,6 @@ def bundled_names() -> list[str]:
     return sorted(path.name for path in folder.iterdir() if (path / _CONFIG).is_file())
 
 
-def bundled_config(name: str) -> PretrainedConfig:
-    """The configuration of bundled weights."""
-    return _read_config(Path(str(resources.files("trm") / "weights" / name)))
-
-
 def _locate(name: str) -> Path:
     path = Path(name)
     for folder in (path, path / "best", path / "last"):

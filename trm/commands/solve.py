@@ -219,9 +219,7 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
             previous = refinement.answer
         assert refinement is not None  # there is at least one step
         chance = refinement.halt_probability
-        answer = solver.answer(
-            tokens, refinement.answer, refinement.step, chance, plain if effort.search else effort
-        )
+        answer = solver.answer(tokens, refinement.answer, refinement.step, chance, plain)
     if answer is None or (effort.search and not answer.verified):
         (answer,) = solver.solve(text, effort, puzzle_id)
     if effort.rollouts > 1 or answer.decisions or answer.by == "exact":

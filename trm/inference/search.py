@@ -213,8 +213,9 @@ class _Row:
     def put(self, branch: _Branch, number: int) -> None:
         """Let a branch wait for its turn."""
         heapq.heappush(self.waiting, (branch.rank(), number, branch))
-        if sum(each.y_SD is not None for _, _, each in self.waiting) > KEPT:
-            _, _, least = max(self.waiting, key=lambda entry: (entry[2].y_SD is not None, entry[0]))
+        kept = [entry for entry in self.waiting if entry[2].y_SD is not None]
+        if len(kept) > KEPT:
+            _, _, least = max(kept, key=lambda entry: entry[0])
             least.y_SD = least.z_SD = None
 
     def weigh(self, doubt: float) -> list[_Branch]:

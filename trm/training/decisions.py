@@ -67,8 +67,9 @@ class Decisions:
             contradicts_B < self.config.contradictions,
         )
         asked_BLN = self.model.kinds_of(batch.tokens_BL).view_as(self.kind_BLN)
-        wrong_BLN = self._contradiction(batch, rng.fold(row_B, 1))
-        asked_BLN = torch.where(contradicts_B.view(-1, 1, 1), wrong_BLN, asked_BLN)
+        if self.config.contradictions:
+            wrong_BLN = self._contradiction(batch, rng.fold(row_B, 1))
+            asked_BLN = torch.where(contradicts_B.view(-1, 1, 1), wrong_BLN, asked_BLN)
         self.kind_BLN.copy_(torch.where(fresh_B.view(-1, 1, 1), asked_BLN, self.kind_BLN))
         self.answer_BL.masked_fill_(fresh_B.unsqueeze(1), -1)
         self.candidate_B.masked_fill_(fresh_B, -1)
