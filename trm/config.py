@@ -406,7 +406,8 @@ class TrainConfig(Config):
 
     start_from: str = ""
     """Weights to start from: a model folder, a training run, bundled weights, or a hub repository. Puzzle
-    embeddings go by the names of their puzzles; new ones start at the mean of the old ones."""
+    embeddings go by the names of their puzzles; new ones start at the mean of the old ones. A model of
+    candidates or convolutions may be twice as wide (width, inner): it starts with all that they know."""
     batch: int = Field(768, gt=0)
     """Rows in flight (per process)."""
     steps: int = Field(65_104, gt=0)

@@ -27,6 +27,7 @@ from trm.config import ComputeConfig, Config, FamilyConfig, ModelConfig, parse
 from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.models import RecursiveModel, build, check_weights, load_weights
+from trm.models.wider import widened
 from trm.puzzles import AnyFamily
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.arc.variants import Variants
@@ -150,8 +151,8 @@ def start_from(model: RecursiveModel, name: str, family: Family, variants: Varia
     """Give a new model the weights of another, and return what that one was trained on.
 
     Puzzle embeddings go by the names of their puzzles. A variant that the other model knows, of the same
-    puzzle and looking the same, keeps its embedding; all others start at the mean. Raises UserError where the
-    models do not fit each other.
+    puzzle and looking the same, keeps its embedding; all others start at the mean. A model of half the width
+    gives all that it knows, where `wider` holds. Raises UserError where the models do not fit each other.
     """
     found = load(name)
     theirs, ours = found.config.family.name, family.config.name
@@ -172,10 +173,18 @@ def start_from(model: RecursiveModel, name: str, family: Family, variants: Varia
         for old, new in shared:
             new_PW[new] = weights[table][old]
         weights[table] = new_PW
+    if _twice_as_wide(found.config.model, model.config):
+        weights = widened(weights)
     # A head that the other model did not have starts as new.
     fresh = {name: w for name, w in model.state_dict().items() if name.startswith("conflict_head.")}
     load_weights(model, fresh | weights, str(found.folder))
     return found.seen()
+
+
+def _twice_as_wide(theirs: ModelConfig, ours: ModelConfig) -> bool:
+    """Whether our model is theirs with twice the channels, of a kind that can be widened."""
+    twice = theirs.inner > 0 and (ours.width, ours.inner) == (2 * theirs.width, 2 * theirs.inner)
+    return twice and theirs.any_board
 
 
 def check_ids(folder: Path, variants: Variants, remedy: str) -> None:
