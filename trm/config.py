@@ -423,7 +423,8 @@ class TrainConfig(Config):
     keep: int = Field(2, gt=0)
     """Checkpoints kept."""
     loggers: tuple[str, ...] = ("tensorboard",)
-    """Where figures go beside metrics.jsonl, as far as they are installed: tensorboard."""
+    """Where figures and pictures go beside metrics.jsonl, as far as they are installed: tensorboard, wandb,
+    trackio."""
 
 
 class Effort(Config):

@@ -1,10 +1,13 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +80,55 @@ def new_folder(path: Path) -> Generator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+@contextmanager
+def held(path: Path, what: str) -> Generator[None]:
+    """Hold a file as the mark of one process at work: it is let go when the process ends, however it ends.
+
+    Raises UserError, saying `what` is going on, if another process holds it. Where the file system knows no
+    locks, nothing is held.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        # Somebody who only asks holds it for a moment.
+        if not any(_lock(file.fileno()) or time.sleep(0.02) for _ in range(5)):
+            raise UserError(f"{what} (another process holds {path}): wait for it, or stop it first")
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the file; False where there is none."""
+    try:
+        with path.open("rb") as file:
+            return not _lock(file.fileno())
+    except OSError:
+        return False
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file until it is closed; False if another one has locked it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    return True
+
+
+def git_commit(file: Path) -> str:
+    """Commit of the checkout in which a file is kept, with `-dirty` after local changes; empty elsewhere.
+
+    A file that the repository around it does not keep, as that of an installed package, says nothing.
+    """
+    command = ["git", "-C", str(file.parent)]
+    try:
+        subprocess.run([*command, "ls-files", "--error-unmatch", file.name], check=True, capture_output=True)
+        found = [*command, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,8 @@ A run is a folder:
     seen.json         what the weights have seen of ARC, those that the run started from included
     best/, last/      weights to use (see `pretrained`): best on validation, and newest
     tensorboard/      the same figures, if TensorBoard is installed
+    logged-as.json    what loggers outside the folder call the run
+    run.lock          held by the process that trains
 """
 
 import json
@@ -22,11 +24,13 @@ import signal
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
@@ -38,22 +42,25 @@ from trm.config import ComputeConfig, dump_config, parse
 from trm.data import sources
 from trm.data.batches import Batch, Batches
 from trm.errors import UserError, first_line
-from trm.files import drafts, full_disk_is_a_user_error, remove_drafts, write_atomic
+from trm.files import drafts, full_disk_is_a_user_error, git_commit, held, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
+from trm.inference.picture import refinements
 from trm.models import RecursiveModel, State, build
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
 from trm.recipe import RunConfig, load_config, located
-from trm.terminal import bar
+from trm.terminal import bar, pixels
 from trm.training import checkpoint, loggers
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
+from trm.training.history import LOCK
 from trm.training.loggers import Loggers
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
 from trm.training.supervision import Slots
 
 _SEEN, _DATA = "seen.json", "data.json"
+_PICTURED = 3  # puzzles of the pictures that loggers show
 # What a run writes into its folder: nothing else there is touched.
 _FILES = ("config.yaml", _SEEN, _DATA, "metrics.jsonl", "data", "best", "last")
 
@@ -84,10 +91,11 @@ def train(
     the user can put right; the last checkpoint stays good.
     """
     console = console or Console(quiet=True)
-    with full_disk_is_a_user_error(f"the run in {folder} stopped"):
+    with full_disk_is_a_user_error(f"the run in {folder} stopped"), ExitStack() as holding:
         resume = config is None
         if config is None:
             config = _reopen(folder)
+            holding.enter_context(_alone(folder))
         else:
             _check_new(folder)
         if compute:
@@ -114,6 +122,8 @@ def train(
         run = _Run(config, settled, family, data, folder)
         remove_drafts(folder, *_FILES)  # of a new run only now, as all checks have passed
         folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            holding.enter_context(_alone(folder))
         if not begun:
             write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
         if resume:
@@ -122,7 +132,8 @@ def train(
             write_atomic(folder / "config.yaml", dump_config(located(config, folder)))
         if run.seen is not None:  # before anything is learned: no later state may lack it
             run.seen.save(folder / _SEEN)
-        with _signals() as caught, Loggers(config.train.loggers, folder, run.step, console.print) as metrics:
+        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        with _signals() as caught, Loggers(config.train.loggers, folder, run.step, say) as metrics:
             _loop(run, metrics, caught, stop_after, console)
         finished = run.step >= config.train.steps
         return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0])
@@ -147,6 +158,7 @@ def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | No
             if evaluating:
                 report = run.evaluate()
                 metrics.write("eval", run.step, _summary(report) | {"seconds": run.seconds()})
+                metrics.picture(run.step, run.picture)
                 exact, cells = report.early_stop.exact, report.early_stop.cells
                 better = (exact.value, cells.value) > run.best
                 if better:
@@ -188,6 +200,7 @@ class _Run:
         self.ema = Ema(config.ema, self.module, capturable=graph) if config.ema.decay else None
         self.hints, self.decisions = self._hints(), self._decisions()
         self.training_step = self._training_step(graph)
+        self.commit = git_commit(Path(trm.__file__))
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
         self._seconds_before, self._start = 0.0, time.perf_counter()
@@ -271,12 +284,19 @@ class _Run:
             steps = self.config.supervision.steps
             return evaluate(self.module, self.validation, steps, family=self.family)
 
+    def picture(self) -> np.ndarray:
+        """The first validation puzzles being refined, uint8 [H, W, 3]; ImportError without matplotlib."""
+        with self.ema.applied() if self.ema else nullcontext():
+            first, steps = self.validation.take(slice(_PICTURED)), self.config.supervision.steps
+            return pixels(refinements(self.module, self.family, first, steps))
+
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
         raw = {n: w.detach().cpu().contiguous() for n, w in self.module.state_dict().items()}
         averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
             "trm": trm.__version__,
+            "commit": self.commit,
             "recipe": self.config.model_dump(mode="json"),
             "step": self.step,
             "training_seconds": round(self.seconds(), 1),
@@ -407,6 +427,11 @@ def _seen_before(folder: Path) -> Seen:
     )
 
 
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a run, which no two processes may train at once."""
+    return held(folder / LOCK, f"the run in {folder} is being trained")
+
+
 def _check_new(folder: Path) -> None:
     """Raise UserError unless a new run may have the folder: it is not there, or empty, or left by a run.
 
@@ -419,7 +444,7 @@ def _check_new(folder: Path) -> None:
         )
     if not folder.exists():
         return
-    own = {folder / "data", folder / _DATA, *drafts(folder, *_FILES)}
+    own = {folder / "data", folder / _DATA, folder / LOCK, *drafts(folder, *_FILES)}
     if not folder.is_dir() or any(path not in own for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run; choose another folder with --out")
 
