@@ -21,8 +21,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import trm
+from trm import pretrained
 from trm.config import dump_config, parse
 from trm.errors import UserError
+from trm.files import git_commit, held
 from trm.recipe import RunConfig, load_config
 from trm.training import checkpoint
 from trm.training.loop import train

@@ -53,6 +53,8 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "eval": "Measure accuracy on puzzles with known answers, with 95 % intervals.",
     "data": "Make puzzles, or bring your own.",
     "arc": "Solve and evaluate ARC tasks, by votes.",
+    "import": "Make a model folder of a checkpoint of the original TRM or HRM code.",
+    "original": "Go back to the original code: export a model as a checkpoint that it loads.",
     "runs": "List the runs in a folder: state, step, best figures.",
     "plot": "Draw loss and accuracy of one or several runs beside each other.",
     "info": "List recipes and bundled weights, or show one: `trm info mini`, `trm info runs/mini`.",
@@ -85,6 +87,10 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.commands import arc
 
         return {"solve": arc.solve, "eval": arc.evaluate, "adapt": arc.adapt}
+    if name in ("import", "original"):
+        from trm.commands import original
+
+        return original.take_over if name == "import" else {"export": original.export}
     if name in ("runs", "plot"):
         from trm.commands import runs
 

@@ -23,16 +23,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trm import device
-from trm.config import ComputeConfig, Config, FamilyConfig, ModelConfig, parse
+from trm.config import ComputeConfig, Config, Dtype, FamilyConfig, ModelConfig, parse
 from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder
 from trm.models import RecursiveModel, build, check_weights, load_weights
 from trm.models.wider import widened
+from trm.original import models as original
 from trm.puzzles import AnyFamily
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.arc.variants import Variants
 from trm.puzzles.family import Family
-from trm.recipe import upgraded
+from trm.recipe import RunConfig, load_recipe, upgraded
 
 _CONFIG, _WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
 _PUZZLES, _SEEN = "puzzles.safetensors", "seen.json"
@@ -102,6 +103,48 @@ def save(
             seen.save(draft / _SEEN)
         text = json.dumps(config.model_dump(mode="json"), indent=2)
         (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def import_original(
+    checkpoint: Path, folder: Path, config: Path | None = None, data: Path | None = None, recipe: str = ""
+) -> PretrainedConfig:
+    """Write a checkpoint of the original as a model folder; see `original.models.read`.
+
+    `recipe` (a name or a YAML file) says of which family the puzzles are, where their sizes do not. Raises
+    UserError where the folder exists, or what is given does not fit.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: give the name of a new one")
+    taken = original.read(checkpoint, config, data, load_recipe(recipe).family if recipe else None)
+    made = PretrainedConfig(
+        family=taken.recipe.family,
+        model=taken.recipe.model,
+        puzzles=taken.puzzles,
+        puzzle_ids=taken.variants.digest() if taken.variants else "",
+        steps=taken.recipe.supervision.steps,
+        about=taken.about,
+    )
+    save(folder, made, taken.weights, None, taken.variants, taken.seen)
+    return made
+
+
+def export_original(
+    name: str | Path, checkpoint: Path, dtype: Dtype | None = None, compiled: bool = True
+) -> None:
+    """Write a model as a checkpoint of the original, with `all_config.yaml`; see `original.models.write`.
+
+    `dtype` is the precision in which the original computes. Default: as in the training of these weights.
+    """
+    _, config = find(name)
+    known = config.about.get("recipe", {})
+    here = {"family": config.family.model_dump(), "model": config.model.model_dump(), "data": {}}
+    recipe = parse(RunConfig, upgraded(known) | here if known else here, str(name))
+    if not known:
+        steps = recipe.supervision.model_copy(update={"steps": config.steps})
+        recipe = recipe.model_copy(update={"supervision": steps})
+    usual = recipe.compute.dtype if known else "bfloat16"
+    found = load(name, ComputeConfig(device="cpu", dtype=dtype or usual))
+    original.write(checkpoint, found.model, recipe, compiled)
 
 
 def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
@@ -251,6 +294,17 @@ def _locate(name: str) -> Path:
             return folder
     if name in bundled_names():
         return Path(str(resources.files("trm") / "weights" / name))
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file, not a model folder; a checkpoint of the original code becomes one by "
+            f"`trm import {path} --out MODEL`"
+        )
+    if (path / original.CONFIG).is_file():
+        newest = max(path.glob("step_*"), key=lambda each: each.stat().st_mtime, default=path / "CHECKPOINT")
+        raise UserError(
+            f"{path} holds checkpoints of the original code; one becomes a model by "
+            f"`trm import {newest} --out MODEL`"
+        )
     if path.exists():
         raise UserError(f"{path} holds no model: expected {_CONFIG} and {_WEIGHTS}, or a training run")
     if name.count("/") == 1 and not name.startswith((".", "/")):

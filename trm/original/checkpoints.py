@@ -47,7 +47,7 @@ _SIZES = ("vocab_size", "seq_len", "num_puzzle_identifiers")
 _REQUIRED = {"hidden_size", "num_heads", "expansion", "vocab_size", "seq_len", "halt_max_steps"}
 # What torch.compile and the loss wrapper put before every name: the original's loader looks for it.
 COMPILED = "_orig_mod.model."
-_LOSSES = {"stablemax_cross_entropy": "stablemax64", "softmax_cross_entropy": "softmax"}
+LOSSES = {"stablemax_cross_entropy": "stablemax64", "softmax_cross_entropy": "softmax"}
 
 
 class Original(NamedTuple):
@@ -119,8 +119,8 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     if take("rms_norm_eps", 1e-5) != 1e-5 or take("rope_theta", 10_000.0) != 10_000.0:
         raise UserError("only rms_norm_eps 1e-5 and rope_theta 10000 of the original are supported")
     loss_type = (take("loss", None) or {}).get("loss_type", "stablemax_cross_entropy")
-    if loss_type not in _LOSSES:
-        raise UserError(f"the original's loss {loss_type!r} is unknown; known: {', '.join(_LOSSES)}")
+    if loss_type not in LOSSES:
+        raise UserError(f"the original's loss {loss_type!r} is unknown; known: {', '.join(LOSSES)}")
     if unknown := known.keys() - _IGNORED:
         raise UserError(f"the original's configuration has unknown fields: {', '.join(sorted(unknown))}")
     where = "the original's configuration"
@@ -128,7 +128,7 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
         parse(ModelConfig, model, where),
         problem,
         parse(SupervisionConfig, supervision, where),
-        parse(LossConfig, {"tokens": _LOSSES[loss_type]}, where),
+        parse(LossConfig, {"tokens": LOSSES[loss_type]}, where),
         parse(ComputeConfig, compute, where),
     )
 
