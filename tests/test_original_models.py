@@ -46,7 +46,7 @@ def sized(shape: tuple, sizes: dict, prefix: int) -> tuple:
 def save(
     path: Path, kind: str, sizes: dict, prefix: str = "_orig_mod.model.", **arch: object
 ) -> dict[str, Tensor]:
-    """A checkpoint as the original's training leaves it, for a family of these sizes, and what describes it."""
+    """A checkpoint as the training there leaves it, for a family of these sizes, and what describes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
     shapes = FAMILIES[kind][1]

@@ -25,7 +25,7 @@ ORDER = [
     ("pretrained",),
     ("inference",),
     ("training",),
-    ("contest", "fitting"),
+    ("contest", "fitting", "hub"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -53,6 +53,8 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "eval": "Measure accuracy on puzzles with known answers, with 95 % intervals.",
     "data": "Make puzzles, or bring your own.",
     "arc": "Solve and evaluate ARC tasks, by votes.",
+    "push": "Upload a model to the Hugging Face hub, with a card that says what it is.",
+    "pull": "Download a model from the Hugging Face hub into a folder.",
     "import": "Make a model folder of a checkpoint of the original TRM or HRM code.",
     "original": "Go back to the original code: export a model as a checkpoint that it loads.",
     "runs": "List the runs in a folder: state, step, best figures.",
@@ -91,6 +93,10 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.commands import original
 
         return original.take_over if name == "import" else {"export": original.export}
+    if name in ("push", "pull"):
+        from trm.commands import hub
+
+        return {"push": hub.push, "pull": hub.pull}[name]
     if name in ("runs", "plot"):
         from trm.commands import runs
 

@@ -4,13 +4,13 @@
 `raw.safetensors`, when present, the averaged ones as they were without averaging. Where puzzle ids stand
 for variants of named puzzles, `puzzles.safetensors` says for which (see `data.variants`) and `seen.json`
 what was trained on: embeddings read by another table would be those of other puzzles. Such a folder is a
-repository of the Hugging Face hub as it stands; `push` and `load` move it there and back. Nothing in it
+repository of the Hugging Face hub as it stands; `hub.push` and `load` move it there and back. Nothing in it
 is a pickle.
 """
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,8 +35,10 @@ from trm.puzzles.arc.variants import Variants
 from trm.puzzles.family import Family
 from trm.recipe import RunConfig, load_recipe, upgraded
 
-_CONFIG, _WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
+CONFIG, WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
 _PUZZLES, _SEEN = "puzzles.safetensors", "seen.json"
+FILES = (CONFIG, WEIGHTS, _RAW, _PUZZLES, _SEEN)
+"""All that a model folder may hold."""
 FORMAT = 1
 
 
@@ -94,7 +96,7 @@ def save(
 ) -> None:
     """Write the folder as a whole: on any failure (a full disk is a UserError), an older one stays."""
     with full_disk_is_a_user_error(f"{folder} was not written"), new_folder(folder) as draft:
-        save_file(weights, draft / _WEIGHTS)
+        save_file(weights, draft / WEIGHTS)
         if raw is not None:
             save_file(raw, draft / _RAW)
         if variants is not None:
@@ -102,7 +104,7 @@ def save(
         if seen is not None:
             seen.save(draft / _SEEN)
         text = json.dumps(config.model_dump(mode="json"), indent=2)
-        (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
+        (draft / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def import_original(
@@ -168,7 +170,9 @@ def fitting(config: PretrainedConfig, text: str) -> FamilyConfig | None:
 def load(
     name: str | Path, compute: ComputeConfig | None = None, boards: FamilyConfig | None = None
 ) -> Pretrained:
-    """Load a folder, a run (its best weights), bundled weights by name, or a hub repository `org/name`.
+    """Load a folder, a run (its best weights), bundled weights by name, or a hub repository.
+
+    A repository is `org/name`, or `org/name@revision` for a branch, a tag or a commit.
 
     `compute` says where and how it computes; `boards` (see `fitting`) fits weights that serve boards of every
     size to another one than they were trained on. Raises UserError when there is no such model, when it is
@@ -182,7 +186,13 @@ def load(
         raise UserError(f"{settled.device} computes only {' and '.join(remarks)}")
     family = config.family.build()
     model = build(config.model, family.problem(config.puzzles), settled)
-    weights = _read_weights(folder / _WEIGHTS)
+    try:
+        weights = _read_weights(folder / WEIGHTS)
+    except UserError as error:
+        if Path(name).exists() or (repo := _hub_name(str(name))) is None:
+            raise
+        remedy = f"trm pull {repo[0]} --force" + (f" --revision {repo[1]}" if repo[1] else "")
+        raise UserError(f"{error}; download it again with `{remedy}`") from None
     load_weights(model, weights, str(folder))
     raw = weights | _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
     if raw is not None:
@@ -267,30 +277,45 @@ def seen(folder: Path) -> Seen:
 
 def step_of(folder: Path) -> int | None:
     """Training step of the weights in a folder; None where there are none."""
-    return _read_config(folder).about.get("step") if (folder / _CONFIG).is_file() else None
+    return _read_config(folder).about.get("step") if (folder / CONFIG).is_file() else None
 
 
-def push(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload a folder (of a run, its best weights) to the Hugging Face hub and return its address.
+def download(repo: str, revision: str = "", force: bool = False, more: Sequence[str] = ()) -> Path:
+    """Folder of the hub's cache with the files of a model, and `more` where they are there.
 
-    Needs a logged-in user; the hub client's own errors pass through.
+    Without a network it is what was downloaded before. Raises UserError where it is not to be had; `force`
+    downloads again what the cache has.
     """
-    folder = _locate(str(folder))
-    api = huggingface_hub.HfApi()
-    api.create_repo(repo, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=repo, folder_path=folder))
+    at = f" at {revision}" if revision else ""
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, revision=revision or None, allow_patterns=[*FILES, *more], force_download=force
+            )
+        )
+    except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
+        raise UserError(
+            f"no local folder {repo!r}, and the hub did not give it{at}: {first_line(error)}"
+        ) from None
+
+
+def at_revision(name: str, revision: str) -> str:
+    """The name of a hub repository at a revision; UserError for what has none."""
+    if Path(name).exists() or "@" in name or _hub_name(name) is None:
+        raise UserError(f"{name!r} is no hub repository org/name: only these have revisions")
+    return f"{name}@{revision}"
 
 
 def bundled_names() -> list[str]:
     """Names of the weights that come with the package."""
     folder = resources.files("trm") / "weights"
-    return sorted(path.name for path in folder.iterdir() if (path / _CONFIG).is_file())
+    return sorted(path.name for path in folder.iterdir() if (path / CONFIG).is_file())
 
 
 def _locate(name: str) -> Path:
     path = Path(name)
     for folder in (path, path / "best", path / "last"):
-        if (folder / _CONFIG).is_file():
+        if (folder / CONFIG).is_file():
             return folder
     if name in bundled_names():
         return Path(str(resources.files("trm") / "weights" / name))
@@ -306,27 +331,23 @@ def _locate(name: str) -> Path:
             f"`trm import {newest} --out MODEL`"
         )
     if path.exists():
-        raise UserError(f"{path} holds no model: expected {_CONFIG} and {_WEIGHTS}, or a training run")
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _download(name)
+        raise UserError(f"{path} holds no model: expected {CONFIG} and {WEIGHTS}, or a training run")
+    if repo := _hub_name(name):
+        return download(*repo)
     raise UserError(
         f"no model {name!r}: give a folder, a hub repository org/name, or bundled weights "
         f"({', '.join(bundled_names()) or 'none'})"
     )
 
 
-def _download(repo: str) -> Path:
-    try:
-        files = [_CONFIG, _WEIGHTS, _RAW, _PUZZLES, _SEEN]
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=files))
-    except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
-        raise UserError(
-            f"no local folder {repo!r}, and the hub did not give it: {first_line(error)}"
-        ) from None
+def _hub_name(name: str) -> tuple[str, str] | None:
+    """Repository and revision of a name such as `org/name` or `org/name@revision`; None of another one."""
+    repo, _, revision = name.partition("@")
+    return (repo, revision) if repo.count("/") == 1 and not name.startswith((".", "/")) else None
 
 
 def _read_config(folder: Path) -> PretrainedConfig:
-    path = folder / _CONFIG
+    path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

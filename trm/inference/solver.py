@@ -214,14 +214,17 @@ def gpu_rows(state: int, widest: int) -> int:
     return max(1, min(GPU_CHUNK, _GPU_BYTES // (4 * 6 * state + max(activations, noise))))
 
 
-def load(name: str | Path, *, board: str = "", **compute: Any) -> Solver:
+def load(name: str | Path, *, board: str = "", revision: str = "", **compute: Any) -> Solver:
     """A solver from a model folder, a training run, bundled weights by name, or a hub repository.
 
+    `revision` is a branch, a tag or a commit of a repository (`org/name@revision` says the same).
     `board` is a puzzle as text: weights that serve boards of every size solve those of its size. `compute`
     are options of `config.ComputeConfig`: `device` auto, cpu, cuda or mps; `dtype` bfloat16 halves the memory
     (very deep runs need float32); `compile` block pays for many puzzles on a GPU. Raises UserError if there
     is no such model, it is damaged, or it cannot be computed like that here.
     """
+    if revision:
+        name = pretrained.at_revision(str(name), revision)
     boards = pretrained.fitting(pretrained.find(name)[1], board) if board else None
     found = pretrained.load(name, parse(ComputeConfig, compute, "load"), boards)
     return Solver(found.model, found.family, found.config.steps)
