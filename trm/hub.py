@@ -13,8 +13,8 @@ from typing import Any
 
 import huggingface_hub
 import yaml
-from huggingface_hub import errors
-from safetensors import safe_open
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from trm import pretrained
 from trm.data.sources import HUB_FILES
@@ -35,8 +35,8 @@ _TRM = """\
 _HRM = """\
 @misc{wang2025hierarchical,
   title = {Hierarchical Reasoning Model},
-  author = {Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and Liu, Changling and Wu, Yue and Lu, Meng and
-            Song, Sen and Abbasi Yadkori, Yasin},
+  author = {Wang, Guan and Li, Jin and Sun, Yuhao and Chen, Xing and Liu, Changling and Wu, Yue and
+            Lu, Meng and Song, Sen and Abbasi Yadkori, Yasin},
   year = {2025},
   eprint = {2506.21734},
   archivePrefix = {arXiv}
@@ -65,7 +65,6 @@ def push(
     """
     text = card_of(name, repo, licence, figures)
     folder, config = pretrained.find(name)
-    pretrained.load(folder)  # nobody should find out later that it is damaged
     with tempfile.TemporaryDirectory() as place:
         draft = Path(place)
         for file in FILES:
@@ -119,24 +118,13 @@ def pull(repo: str, folder: Path, revision: str = "", force: bool = False) -> Pr
 def card_of(name: str | Path, repo: str, licence: str = "apache-2.0", figures: Sequence[Path] = ()) -> str:
     """The card that `push` uploads: the folder's own, or else the one that `card` writes."""
     _check_repo(repo)
-    folder, config = pretrained.find(name)
-    own = folder / CARD
+    reports = [_report(path) for path in figures]
+    found = pretrained.load(name)  # which nobody should find damaged later
+    parameters = sum(weight.numel() for weight in found.model.parameters())
+    own, config = found.folder / CARD, found.config
     if own.exists() and not figures:
         return own.read_text(encoding="utf-8")
-    return card(config, parameters(folder), repo, licence, [_report(path) for path in figures])
-
-
-def parameters(folder: Path) -> int:
-    """Number of weights in a model folder; nothing is loaded."""
-    with safe_open(folder / pretrained.WEIGHTS, framework="numpy") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
-    total = 0
-    for shape in shapes:
-        count = 1
-        for side in shape:
-            count *= side
-        total += count
-    return total
+    return card(config, parameters, repo, licence, reports)
 
 
 def card(
@@ -155,12 +143,12 @@ def card(
     recipe = about.get("recipe", {})
     boards = f" on boards of {family.board[0]} x {family.board[1]}" if family.board else ""
     boards = " on boards of every size" if model.any_board else boards
-    solves = f"puzzles of the family {config.family.name}{boards}"
+    name = f"{_NAMES[model.kind]} for {config.family.name} puzzles{boards}"
     rows = list(_figures(about, reports))
     lines = [
         _metadata(config, repo, licence, rows),
         f"# {repo.split('/')[1]}",
-        f"A {_NAMES[model.kind]} that solves {solves}: {parameters:,} parameters, width {model.width}, "
+        f"{'An' if name.startswith('HRM') else 'A'} {name}: {parameters:,} parameters, width {model.width}, "
         f"T = {model.T}, n = {model.n}, {config.steps} supervision steps. It starts from a first answer and "
         "refines it step by step, until it believes it.",
         "## How well",
@@ -296,8 +284,8 @@ def _report(path: Path) -> dict[str, Any]:
 
 def _check_repo(repo: str) -> None:
     try:
-        huggingface_hub.utils.validate_repo_id(repo)
-    except errors.HFValidationError as error:
+        validate_repo_id(repo)
+    except HFValidationError as error:
         raise UserError(f"{repo!r} is no name of a repository: {first_line(error)}") from None
     if repo.count("/") != 1:
         raise UserError(f"{repo!r} is no name of a repository: write ORG/NAME")
@@ -305,9 +293,10 @@ def _check_repo(repo: str) -> None:
 
 def _reason(error: Exception) -> str:
     """What the hub has against it, and what to do."""
+    said = first_line(error)
+    if error.__cause__ is not None:
+        said = f"{said.removesuffix('.')}: {first_line(error.__cause__)}"
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403) or isinstance(error, errors.LocalTokenNotFoundError):
-        return (
-            f"{first_line(error)}; log in with `hf auth login`, or set HF_TOKEN, as one who may write there"
-        )
-    return first_line(error)
+    if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
+        return f"{said}; log in with `hf auth login`, or set HF_TOKEN, as one who may write there"
+    return said

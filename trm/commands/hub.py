@@ -58,8 +58,8 @@ def pull(
 ) -> int:
     """Download a model from the Hugging Face hub into a folder.
 
-    Only the files of a model are taken, which hold numbers and text; no code is run. (Every command that takes
-    a model also takes ORG/NAME, or ORG/NAME@REVISION, and keeps it in the hub's cache.)
+    Only the files of a model are taken, which hold numbers and text; no code is run. (Every command that
+    takes a model also takes ORG/NAME, or ORG/NAME@REVISION, and keeps it in the hub's cache.)
 
     For example:
       trm pull my-org/sudoku-6x6
