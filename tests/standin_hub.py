@@ -1,4 +1,4 @@
-"""Stands in for the Hugging Face hub: what of its HTTP interface a model needs to be uploaded and downloaded."""
+"""Stands in for the Hugging Face hub: what of its HTTP interface a model needs, out and back."""
 
 import base64
 import hashlib

@@ -14,7 +14,7 @@ import tiny
 from tiny import ANSWER, PUZZLES
 
 from trm import cli, pretrained
-from trm.commands import data, evaluate, info, solve, train
+from trm.commands import data, evaluate, hub, info, original, runs, solve, train
 from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.models import Problem, build
@@ -32,6 +32,13 @@ COMMANDS = {
     "eval": evaluate.evaluate,
     "data sudoku": data.commands()["sudoku"],
     "data maze": data.commands()["maze"],
+    "data original": original.data,
+    "runs": runs.runs,
+    "plot": runs.plot,
+    "import": original.take_over,
+    "original export": original.export,
+    "push": hub.push,
+    "pull": hub.pull,
     "info": info.info,
 }
 SMALL = [
