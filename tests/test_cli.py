@@ -14,7 +14,8 @@ import tiny
 from tiny import ANSWER, PUZZLES
 
 from trm import cli, pretrained
-from trm.commands import data, evaluate, hub, info, original, runs, solve, train
+from trm.commands import data, evaluate, hub, info, runs, solve, train
+from trm.commands import original as original_commands
 from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.models import Problem, build
@@ -32,11 +33,11 @@ COMMANDS = {
     "eval": evaluate.evaluate,
     "data sudoku": data.commands()["sudoku"],
     "data maze": data.commands()["maze"],
-    "data original": original.data,
+    "data original": original_commands.data,
     "runs": runs.runs,
     "plot": runs.plot,
-    "import": original.take_over,
-    "original export": original.export,
+    "import": original_commands.take_over,
+    "original export": original_commands.export,
     "push": hub.push,
     "pull": hub.pull,
     "info": info.info,
