@@ -1,4 +1,4 @@
-"""The command `trm`: solve, train, eval, data, arc, info.
+"""The command `trm`; `_COMMANDS` lists its verbs.
 
 Each command (see `commands`) is a function whose signature is its options; tyro makes the parser from
 them. Whatever a user can put right ends as one line on stderr and exit code 2.

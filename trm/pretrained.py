@@ -236,7 +236,9 @@ def start_from(model: RecursiveModel, name: str, family: Family, variants: Varia
 
 def _twice_as_wide(theirs: ModelConfig, ours: ModelConfig) -> bool:
     """Whether our model is theirs with twice the channels, of a kind that can be widened."""
-    twice = theirs.inner > 0 and (ours.width, ours.inner) == (2 * theirs.width, 2 * theirs.inner)
+    if theirs.inner is None:  # it follows from the expansion
+        return False
+    twice = (ours.width, ours.inner) == (2 * theirs.width, 2 * theirs.inner)
     return twice and theirs.any_board
 
 
