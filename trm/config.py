@@ -7,6 +7,7 @@ at once.
 """
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -21,6 +22,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticUndefined
 
 from trm.errors import UserError
 
@@ -37,6 +39,21 @@ class Config(BaseModel):
     """Base of every configuration: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Let `help` of a class say what its options mean."""
+        options = "\n".join(
+            f"    {name}: {' '.join(field.description.split())}" + _default(field.default)
+            for name, field in cls.model_fields.items()
+            if field.description
+        )
+        if cls.__doc__ and options:
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\nArgs:\n{options}"
+
+
+def _default(value: Any) -> str:
+    return "" if value is PydanticUndefined or isinstance(value, Config) else f" (default: {value!r})"
 
 
 class ModelConfig(Config):

@@ -82,6 +82,14 @@ class Pretrained:
         """What was trained on; empty where the folder does not say."""
         return seen(self.folder)
 
+    def save(self, folder: Path) -> None:
+        """Write all of it to another folder."""
+        named = bool(self.config.puzzle_ids)
+        seen = self.seen() if (self.folder / _SEEN).exists() else None
+        average = weights(self.model)
+        raw = None if self.raw is None else {n: w for n, w in self.raw.items() if not w.equal(average[n])}
+        save(folder, self.config, average, raw or None, self.variants() if named else None, seen)
+
 
 def save(
     folder: Path,
@@ -102,6 +110,18 @@ def save(
             seen.save(draft / _SEEN)
         text = json.dumps(config.model_dump(mode="json"), indent=2)
         (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def weights(model: RecursiveModel) -> dict[str, Tensor]:
+    """The weights of a model as they are saved."""
+    return {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise UserError unless weights may be written there: it is not there, or empty, or holds a model."""
+    own = {_CONFIG, _WEIGHTS, _RAW, _PUZZLES, _SEEN, "README.md"}
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
+        raise UserError(f"{folder} holds something else than a model: choose another folder")
 
 
 def find(name: str | Path) -> tuple[Path, PretrainedConfig]:

@@ -273,7 +273,7 @@ class _Run:
 
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
-        raw = {n: w.detach().cpu().contiguous() for n, w in self.module.state_dict().items()}
+        raw = pretrained.weights(self.module)
         averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
             "trm": trm.__version__,
