@@ -181,3 +181,13 @@ def test_push_refuses_what_is_no_model(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no model"):
         pretrained.push(tmp_path, "org/name")
     assert Hub.calls == []
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    broken = tiny.model().state_dict()
+    broken["answer_head.weight"][0, 0] = torch.nan
+    save_file(broken, folder / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: answer_head\.weight holds numbers that are not"
+    ):
+        pretrained.load(folder)

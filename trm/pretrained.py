@@ -305,8 +305,15 @@ def _read_config(folder: Path) -> PretrainedConfig:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    for name, weight in found.items():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"{path}: {name} holds numbers that are not finite, so nothing can be computed with it; take "
+                "weights of an earlier step"
+            )
+    return found

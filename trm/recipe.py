@@ -6,7 +6,7 @@ torch nor numpy, so that the command answers at once.
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -172,19 +172,38 @@ def load_config(path: Path) -> RunConfig:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {first_line(error)}") from None
+        raise UserError(f"{path} is not valid YAML: {_yaml_fault(error)}") from None
     config = parse(RunConfig, {} if values is None else values, str(path))
     return _renamed(config, lambda name: _beside(name, path.parent))
 
 
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """The place of a fault, and what it is."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return first_line(error)
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+
+
 def located(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration for a file in a folder: paths are named from there, so that both can be moved."""
+    home = Path.cwd() / folder.parent
 
     def name_from(name: str) -> str:
-        there = name and not Path(name).is_absolute() and Path(name).exists()
-        return os.path.relpath(name, folder) if there else name
+        path = Path(name)
+        if not name or not path.exists() or (path.is_absolute() and not path.is_relative_to(home)):
+            return name  # what lies elsewhere does not move with the folder
+        return os.path.relpath(name, folder)
 
     return _renamed(config, name_from)
+
+
+def absent(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Options that name files, and names of files that are not there; `hub:` and the like are no files."""
+    for option in data.paths:
+        for name in filter(None, map(str.strip, getattr(data, option).split(","))):
+            if ":" not in name and not Path(name).exists():
+                yield option, name
 
 
 def _beside(name: str, folder: Path) -> str:

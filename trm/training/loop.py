@@ -43,13 +43,13 @@ from trm.inference.evaluate import Report, evaluate
 from trm.models import RecursiveModel, State, build
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
-from trm.recipe import RunConfig, load_config, located
+from trm.recipe import RunConfig, absent, load_config, located
 from trm.terminal import bar
 from trm.training import checkpoint, loggers
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.loggers import Loggers
-from trm.training.optim import Ema, Optimizer
+from trm.training.optim import Ema, Optimizer, learning_rate_factor
 from trm.training.step import TrainingStep
 from trm.training.supervision import Slots
 
@@ -67,6 +67,9 @@ class Outcome:
     finished: bool
     signal: int | None
     best: float
+    """Best exact accuracy on validation; negative where nothing was validated."""
+    start: int = 0
+    """Step from which it trained."""
 
 
 def train(
@@ -75,21 +78,26 @@ def train(
     stop_after: int | None = None,
     compute: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    steps: int | None = None,
 ) -> Outcome:
-    """Train from a configuration into a new folder, or go on with the run in `folder` (config None).
+    """Train from a configuration into a new folder, or resume the run in `folder` (config None).
 
-    `stop_after` ends this call once that many steps of the run are done; the run can go on later. The same
-    happens on SIGINT and SIGTERM. `compute` changes options of that section: a run that goes on may be on
-    another machine. What this one cannot do, a run does without, and says so. Raises UserError for anything
-    the user can put right; the last checkpoint stays good.
+    `steps` is a new length for a run that is resumed, finished or not. `stop_after` ends this call once that
+    many steps of the run are done; the run can be resumed later. The same happens on SIGINT and SIGTERM.
+    `compute` changes options of that section: a run that is resumed may be on another machine. What this one
+    cannot do, a run does without, and says so. Raises UserError for anything the user can put right; the last
+    checkpoint stays good.
     """
     console = console or Console(quiet=True)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
         resume = config is None
         if config is None:
             config = _reopen(folder)
+            if steps is not None:
+                config = _longer(config, folder, steps, console)
         else:
             _check_new(folder)
+        asked = config  # which is what the folder keeps: how this machine computes is no part of it
         if compute:
             values = config.model_dump()
             config = parse(RunConfig, values | {"compute": values["compute"] | dict(compute)}, "options")
@@ -118,14 +126,15 @@ def train(
             write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
         if resume:
             run.restore()
-        else:
-            write_atomic(folder / "config.yaml", dump_config(located(config, folder)))
+        if not resume or steps is not None:
+            write_atomic(folder / "config.yaml", dump_config(located(asked, folder)))
         if run.seen is not None:  # before anything is learned: no later state may lack it
             run.seen.save(folder / _SEEN)
         with _signals() as caught, Loggers(config.train.loggers, folder, run.step, console.print) as metrics:
+            start = run.step
             _loop(run, metrics, caught, stop_after, console)
         finished = run.step >= config.train.steps
-        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0])
+        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0], start)
 
 
 def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> None:
@@ -424,6 +433,25 @@ def _check_new(folder: Path) -> None:
         raise UserError(f"{folder} is not empty and holds no run; choose another folder with --out")
 
 
+def _longer(config: RunConfig, folder: Path, steps: int, console: Console) -> RunConfig:
+    """The run with another number of steps; says what becomes of the learning rate."""
+    done = max(checkpoint.steps_saved(folder / "checkpoints"), default=0)
+    if steps <= done:
+        raise UserError(f"{folder} has done {done} steps: give more with --train.steps, such as {2 * done}")
+    new = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    then, now = (learning_rate_factor(config.optimizer, done, n) for n in (config.train.steps, steps))
+    words = f"{config.train.steps} steps are now {steps}"
+    if config.optimizer.schedule == "constant":
+        console.print(f"{words}; the learning rate stays constant")
+    else:
+        console.print(
+            f"{words}; the schedule {config.optimizer.schedule} is that of the whole: at step {done} the "
+            f"learning rate goes from {100 * then:.3g} % to {100 * now:.3g} % of its peak",
+            soft_wrap=True,
+        )
+    return new
+
+
 def _records(data: TrainingData) -> dict[str, Any]:
     return {name: record._asdict() for name, record in sources.records(data).items()}
 
@@ -453,6 +481,14 @@ def _check_data(folder: Path, data: TrainingData) -> None:
 
 def _reopen(folder: Path) -> RunConfig:
     """The configuration of the run in a folder."""
-    if not (folder / "config.yaml").exists():
+    path = folder / "config.yaml"
+    if not path.exists():
         raise UserError(f"{folder} holds no run (no config.yaml); start one with `trm train RECIPE --out`")
-    return load_config(folder / "config.yaml")
+    config = load_config(path)
+    for option, name in absent(config.data):
+        beside = "" if Path(name).is_absolute() else f", neither from {folder} nor from here"
+        raise UserError(
+            f"{path} names the file {name} (data.{option}), and it is not there{beside}: put it back, or "
+            f"correct the path in {path}"
+        )
+    return config

@@ -150,7 +150,7 @@ def generate(
             raise UserError(
                 f"{next_map - last_find:,} random maps of {height} x {width} in a row held no new maze with"
                 f" a shortest path of {min_path} cells or more ({len(seen)} of {count} found before):"
-                " lower min_path or count, enlarge the maze, or bring wall_probability nearer to 0.4"
+                " lower min_path, enlarge the maze, or ask for fewer"
             )
         maze_HW = mazes_NHW[len(seen)]
         stop = next_map + _CELLS_PER_CALL // (height * width) + 1
@@ -168,6 +168,14 @@ def generate(
     return mazes_NHW, answers_NHW, lengths_N
 
 
+def longest(height: int, width: int) -> int:
+    """A bound on the cells of a shortest path: of four cells in a square it takes three at most.
+
+    With all four it could be shortened within the square.
+    """
+    return height * width - (height // 2) * (width // 2)
+
+
 def _check_arguments(
     height: int, width: int, count: int, min_path: int, wall_probability: tuple[float, float]
 ) -> None:
@@ -178,6 +186,11 @@ def _check_arguments(
         raise UserError(f"cannot make {count} mazes: ask for 0 or more")
     if min_path < 2:
         raise UserError(f"min_path is {min_path}, but a path counts S and G: give 2 or more")
+    if min_path > (most := longest(height, width)):
+        raise UserError(
+            f"min_path is {min_path}, but no shortest path in a maze of {height} x {width} is longer than "
+            f"{most} cells: give min_path of {max(2, height + width - 2)}, say, or enlarge the maze"
+        )
     if not 0 <= low <= high <= 1:
         raise UserError(f"wall_probability is ({low}, {high}): give 0 <= least <= greatest <= 1")
 

@@ -110,7 +110,8 @@ def generate(
         progress: Called with the number of puzzles found so far.
 
     Raises:
-        UserError: 5,000 tries in a row gave no new puzzle of the wanted kind, or the wish makes no sense.
+        UserError: 5,000 tries in a row gave no new puzzle of the wanted kind, or the wish makes no sense
+            (clues for all cells).
     """
     least, most = guesses or (0, 1_000_000)
     if extra_clues < 0 or least > most or min(counts.values(), default=0) < 0:
@@ -127,6 +128,10 @@ def generate(
         solution_L = random_solution(box_rows, box_cols, rng)
         puzzle_L = minimal_puzzle(solution_L, box_rows, box_cols, rng)
         puzzle_L = _with_clues(puzzle_L, solution_L, extra_clues, rng)
+        if puzzle_L.all():
+            raise UserError(
+                f"extra_clues {extra_clues} fills a whole board, with nothing to solve: give fewer"
+            )
         first = search(puzzle_L, box_rows, box_cols, limit=1, max_guesses=most)
         wanted = first.complete and first.guesses >= least
         if wanted and different.add(canonical(puzzle_L, box_rows, box_cols)):
@@ -138,7 +143,7 @@ def generate(
             raise UserError(
                 f"only {len(found)} of {total} essentially different puzzles were found before "
                 f"{PATIENCE} tries in a row gave nothing new: "
-                "ask for fewer puzzles, more extra_clues or a wider range of guesses"
+                "ask for fewer puzzles, more or fewer extra_clues, or a wider range of guesses"
             )
     return _deal(found, counts, (box_rows * box_cols) ** 2, rng)
 
