@@ -495,8 +495,26 @@ def explain(error: ValidationError, kind: type[Config], where: str) -> UserError
         near = difflib.get_close_matches(place, [*kind.model_fields, *option_names(kind)], n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return UserError(f"{where}: unknown option {place!r}{hint}")
+    if instead := allowed(fault):
+        return UserError(f"{where}: {place} is {fault['input']!r}: {instead}")
     message = fault["msg"].removeprefix("Value error, ")
     return UserError(f"{where}: {place + ': ' if place else ''}{message}")
+
+
+_ALLOWED = {
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+    "literal_error": "choose {expected}",
+    "finite_number": "give a finite number",
+} | dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "give a whole number")
+_ALLOWED |= dict.fromkeys(("float_parsing", "float_type"), "give a number")
+
+
+def allowed(fault: Mapping[str, Any]) -> str:
+    """What an option may be instead, from pydantic's report of a fault; empty where that needs more words."""
+    return _ALLOWED.get(fault["type"], "").format(**fault.get("ctx", {}))
 
 
 def option_names(config: Config | type[Config], prefix: str = "") -> list[str]:

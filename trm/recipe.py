@@ -5,11 +5,12 @@ torch nor numpy, so that the command answers at once.
 """
 
 import difflib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -241,3 +242,25 @@ def load_recipe(name: str) -> RunConfig:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"unknown recipe {name!r}; {hint}recipes: {', '.join(names)}")
     return load_config(Path(str(resources.files("trm") / "recipes" / f"{name}.yaml")))
+
+
+class About(NamedTuple):
+    """What the comment at the top of a recipe says."""
+
+    what: str
+    cost: str
+    notes: str
+
+
+def about_recipe(name: str) -> About:
+    """What a recipe that comes with the package is for, and what it costs."""
+    found = {"What": "", "Cost": ""}
+    notes = []
+    lines = (resources.files("trm") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    for line in itertools.takewhile(lambda line: line.startswith("#"), lines):
+        key, _, value = line[1:].strip().partition(": ")
+        if key in found:
+            found[key] = value
+        else:
+            notes.append(line[1:].strip())
+    return About(found["What"], found["Cost"], " ".join(notes))

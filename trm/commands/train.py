@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 # Ways to get validation puzzles, of which a run has one.
 _VALIDATION = ("validation", "hold_out", "hold_out_variants")
+# Options that `--help` shows; all others are rarely needed, and `--help-all` shows them too.
+COMMON = frozenset(
+    {"out", "resume", "stop_after", "seed", "device", "dtype"}
+    | {f"family.{name}" for name in ("box_rows", "box_cols", "height", "width", "side")}
+    | {f"data.{name}" for name in ("train", "validation", "hold_out", "augment", "demonstrations", "tasks")}
+    | {f"data.generate.{name}" for name in ("train", "validation", "test")}
+    | {f"model.{name}" for name in ("kind", "width", "layers", "T", "n", "mixing")}
+    | {"supervision.steps", "optimizer.name", "optimizer.lr", "optimizer.warmup", "optimizer.schedule"}
+    | {"ema.decay", "train.start_from", "train.batch", "train.steps", "train.eval_every"}
+)
 _LOW = 0.5  # share of validation puzzles below which a finished run says how to go on
 
 
