@@ -162,7 +162,7 @@ BAD = [
     (["train", "--out", "new", "tiny", *SMALL, "--train.steps", "1"], "first"),
     (["data", "sudoku"], "--out"),
     (["data", "chess", "--out", "new"], "chess"),
-    (["data", "sudoku", "--out", "new", "--box-rows", "9"], "box_rows"),
+    (["data", "sudoku", "--out", "new", "--box-rows", "9"], "--box-rows is 9: give at most 5"),
     (["data", "sudoku", "--out", "new", "--train", "-1"], "train"),
     (["data", "sudoku", "--out", "new", "--seed", "-1"], "seed"),
     (["data", "maze", "--out", "new", "--seed", str(2**64)], "seed"),
@@ -188,7 +188,7 @@ BAD = [
     (["train", "sudoku-fast", "--out", "new"], "--data.train hub:sudoku-extreme/train, or make puzzles with"),
     (
         ["data", "maze", "--out", "new", "--height", "5", "--width", "5"],
-        "longer than 21 cells: give min_path",
+        "longer than 21 cells: give",
     ),
     (["data", "sudoku", "--out", "new", *BOARD, "--extra-clues", "99"], "extra_clues 99 fills a whole board"),
     (["trian", "mini"], "no command 'trian'; did you mean train?"),
@@ -402,9 +402,21 @@ def test_weights_are_called_averages_only_where_they_are(capsys):
     ):
         folder = f"run{len(names)}"
         assert run(capsys, "train", "few.yaml", "--out", folder, option)[0] == 0
-        code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json")
+        code, _, err = run(capsys, "eval", folder, "--data", "good.csv")
+        assert code == 2
+        # One is held out, and another is essentially the same.
+        assert "6 of 8 puzzles are essentially puzzles that the weights were trained on" in err
+        code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json", "--allow-leaks")
         assert (code, err) == (0, "")
         assert list(json.loads(out)["weights"]) == names
+        turned = [
+            ["".join(text[i::4] for i in range(4)).translate(str.maketrans("1234", "4321")) for text in row]
+            for row in ((puzzle, ANSWER) for puzzle in PUZZLES)
+        ]
+        Path("turned.csv").write_text("question,answer\n" + "".join(f"{q},{a}\n" for q, a in turned))
+        assert "6 of 8 puzzles" in run(capsys, "eval", folder, "--data", "turned.csv")[2]
+        trm.load(folder).save("copy")  # what is shared knows it too
+        assert run(capsys, "eval", "copy", "--data", "good.csv")[0] == 2
 
 
 def test_a_maze_is_made_trained_on_measured_and_solved(capsys):

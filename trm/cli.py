@@ -88,9 +88,10 @@ def _shared(arguments: list[str]) -> list[str]:
     if "--version" in arguments:
         print(f"trm {trm.__version__}")
         raise SystemExit(0)
-    Volume.quiet, Volume.verbose = "--quiet" in arguments, "--verbose" in arguments
-    if Volume.quiet and Volume.verbose:
+    Volume.quiet = Volume.verbose = False
+    if {"--quiet", "--verbose"} <= set(arguments):
         raise UserError("give --quiet or --verbose, not both")
+    Volume.quiet, Volume.verbose = "--quiet" in arguments, "--verbose" in arguments
     return [word for word in arguments if word not in ("--quiet", "--verbose")]
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
@@ -197,6 +198,7 @@ class _Run:
         self.ema = Ema(config.ema, self.module, capturable=graph) if config.ema.decay else None
         self.hints, self.decisions = self._hints(), self._decisions()
         self.training_step = self._training_step(graph)
+        self.trained_on = self._marks()
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
         self._seconds_before, self._start = 0.0, time.perf_counter()
@@ -216,6 +218,19 @@ class _Run:
                 raise UserError("optimizer.only_puzzles needs puzzle embeddings: set model.puzzle_width")
             self.module.requires_grad_(False)
         return seen
+
+    def _marks(self) -> np.ndarray | None:
+        """Marks of the training puzzles, and of those of the weights it started from, kept with the weights."""
+        if self.family.named_ids:  # which say by name what was seen
+            return None
+        known = pretrained.trained_on(self.folder / "last")
+        if known is not None:
+            return known
+        train, start = self.data.train, self.config.train.start_from
+        first_N = slice(None) if train.group_N is None else np.unique(train.group_N, return_index=True)[1]
+        own = pretrained.marks(self.family, train.tokens_NL[first_N])
+        before = pretrained.trained_on(pretrained.find(start)[0]) if start else None
+        return np.unique(own if before is None else np.concatenate((own, before)))
 
     def _hints(self) -> Hints | None:
         config = self.config
@@ -302,7 +317,9 @@ class _Run:
         )
         originals = {n: raw[n] for n in averages}
         variants, seen = self.data.variants, self.seen
-        pretrained.save(self.folder / name, config, raw | averages, originals or None, variants, seen)
+        pretrained.save(
+            self.folder / name, config, raw | averages, originals or None, variants, seen, self.trained_on
+        )
 
     def seconds(self) -> float:
         """Seconds spent in the loop, those before a resume included."""
