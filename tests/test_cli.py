@@ -509,6 +509,17 @@ def test_data_writes_files_once(capsys, here):
     assert (here / "new/data/train.csv").read_bytes() == before
 
 
+def test_data_grid_says_what_went_to_each_split(capsys):
+    puzzles = [format(number, "04b") for number in range(16)]
+    lines = [f"{each[:2]}/{each[2:]},{each[:2]}/{each[2:]}" for each in puzzles]
+    Path("own.csv").write_text("question,answer\n" + "\n".join(lines) + "\n")
+    code, out, _ = run(capsys, "data", "grid", "own.csv", "--out", "own", "--validation=3", "--test=2")
+    assert code == 0
+    for name, count in (("train", 11), ("validation", 3), ("test", 2)):
+        assert f"own/{name}.csv: {count} puzzles\n" in out
+    assert "own/recipe.yaml" in out
+
+
 def test_data_depends_on_the_seed(capsys, here):
     arguments = ["data", "sudoku", *BOARD]
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):

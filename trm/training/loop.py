@@ -220,7 +220,7 @@ class _Run:
         return seen
 
     def _marks(self) -> np.ndarray | None:
-        """Marks of the training puzzles, and of those of the weights it started from, kept with the weights."""
+        """Marks of the training puzzles and of those that the weights it started from had seen."""
         if self.family.named_ids:  # which say by name what was seen
             return None
         known = pretrained.trained_on(self.folder / "last")
