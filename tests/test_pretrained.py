@@ -135,6 +135,7 @@ def test_load_from_the_hub(folder, monkeypatch):
     )
     assert equal(pretrained.load("org/name").model.state_dict(), tiny.model().state_dict())
     files = ["config.json", "model.safetensors", "raw.safetensors", "puzzles.safetensors", "seen.json"]
+    files.append("trained-on.npy")
     assert asked == [("org/name", {"allow_patterns": files})]
 
 

@@ -174,7 +174,7 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signal
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert "saved; go on with `trm train --resume run`" in output
+    assert "saved; resume it with `trm train --resume run`" in output
     (step,) = checkpoint.steps_saved(folder / "checkpoints")
     assert f"stopped at step {step}" in output
 
