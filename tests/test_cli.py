@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -13,19 +14,21 @@ import pytest
 import tiny
 from tiny import ANSWER, PUZZLES
 
-from trm import cli, pretrained
+import trm
+from trm import cli, pretrained, terminal
 from trm.commands import data, evaluate, hub, info, runs, solve, train
 from trm.commands import original as original_commands
-from trm.config import ModelConfig
+from trm.config import ModelConfig, option_names
 from trm.errors import UserError
 from trm.models import Problem, build
 from trm.original import folders as original
+from trm.puzzles import config_classes
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
 from trm.puzzles.table import read_csv
-from trm.recipe import RunConfig, load_recipe
+from trm.recipe import RunConfig, about_recipe, load_recipe, recipe_names
 
 COMMANDS = {
     "solve": solve.solve,
@@ -162,12 +165,12 @@ BAD = [
     (["train", "tiny", "--data.train", "nothing.csv", "--out", "new"], "cannot read nothing.csv"),
     (["train", "tiny", "--data.train", "good.csv", "--out", "new"], "data.hold_out is 0 of 8 puzzles"),
     (["train", "--resume", "nothing"], "nothing holds no run"),
-    (["train", "--resume", "full", "--out", "new"], "--resume goes on with the run as it is"),
-    (["train", "--resume", "full", "--model.width", "8"], "--resume goes on with the run as it is"),
+    (["train", "--resume", "full", "--out", "new"], "--resume takes the run as it is"),
+    (["train", "--resume", "full", "--model.width", "8"], "--resume takes the run as it is"),
     (["train", "--out", "new", "tiny", *SMALL, "--train.steps", "1"], "first"),
     (["data", "sudoku"], "--out"),
     (["data", "chess", "--out", "new"], "chess"),
-    (["data", "sudoku", "--out", "new", "--box-rows", "9"], "box_rows"),
+    (["data", "sudoku", "--out", "new", "--box-rows", "9"], "--box-rows is 9: give at most 5"),
     (["data", "sudoku", "--out", "new", "--train", "-1"], "train"),
     (["data", "sudoku", "--out", "new", "--seed", "-1"], "seed"),
     (["data", "maze", "--out", "new", "--seed", str(2**64)], "seed"),
@@ -177,7 +180,27 @@ BAD = [
         "ask for fewer puzzles",
     ),
     (["info", "nope"], "no model 'nope'"),
-    (["info", "full"], "full holds no model"),
+    (["info", "full"], "full"),
+    (["train", "broken.yaml"], "broken.yaml is not valid YAML: line 2, column 1: expected ',' or ']'"),
+    (["train", "tiny", "--model.width", "abc"], "--model.width is 'abc': give a whole number"),
+    (["train", "tiny", "--optimizer.lr", "x"], "--optimizer.lr is 'x': give a number"),
+    (["train", "tiny", "--optimizer.lr", "nan"], "--optimizer.lr is nan: give a finite number"),
+    (["train", "tiny", "--seed", "1.5"], "--seed is '1.5': give a whole number"),
+    (["train", "tiny", "--train.steps=0"], "--train.steps is 0: give more than 0"),
+    (["train", "tiny", "--ema.decay", "1.5"], "--ema.decay is 1.5: give less than 1.0"),
+    (["train", "tiny", "--optimizer.name", "sgd"], "--optimizer.name is 'sgd': choose one of adam_atan2"),
+    (["train", "tiny", "--data.hold-out", "3"], "error: data: validation and hold_out need a training file"),
+    (["train", "tiny", "--train", "5"], "--train is a group of options, such as --train.start-from"),
+    (["train", "tiny", "--seed"], "--seed needs a value"),
+    ([*SOLVE, PUZZLES[0], "--rollouts=-1"], "--rollouts is -1: give more than 0"),
+    (["train", "sudoku-fast", "--out", "new"], "--data.train hub:sudoku-extreme/train, or make puzzles with"),
+    (
+        ["data", "maze", "--out", "new", "--height", "5", "--width", "5"],
+        "longer than 21 cells: give",
+    ),
+    (["data", "sudoku", "--out", "new", *BOARD, "--extra-clues", "99"], "extra_clues 99 fills a whole board"),
+    (["trian", "mini"], "no command 'trian'; did you mean train?"),
+    (["info", "--quiet", "--verbose"], "give --quiet or --verbose, not both"),
 ]
 
 
@@ -214,7 +237,46 @@ def test_a_folder_that_cannot_be_made_is_bad_input(capsys):
 
 def test_hints_name_options_of_the_same_command(capsys):
     assert "did you mean --json?" in run(capsys, *SOLVE, PUZZLES[0], "--jsn")[2]
-    assert "did you mean" not in run(capsys, "--version")[2]
+
+
+def test_options_that_every_command_has(capsys, monkeypatch):
+    assert run(capsys, "--version") == (0, f"trm {trm.__version__}\n", "")
+    arguments = ("solve", PUZZLES[0], "--model", "nope")
+    plain, chatty = run(capsys, *arguments)[2], run(capsys, "--verbose", *arguments)[2]
+    assert chatty.endswith(plain) and "Traceback" in chatty and f"trm: {trm.__version__}; python: " in chatty
+    sizes = ["--train=40", "--validation=0", "--test=0", "--box-rows=2", "--box-cols=2", "--extra-clues=3"]
+    monkeypatch.setattr(terminal, "pause", lambda seconds: 0)
+    loud = run(capsys, "data", "sudoku", "--out", "loud", *sizes)
+    quiet = run(capsys, "data", "sudoku", "--out", "quiet", *sizes, "--quiet")
+    assert "generating 40/40" in loud[2]
+    assert quiet == (0, "quiet/train.csv: 40 puzzles\n", "")
+    assert all(f"{code}" in cli._DESCRIPTION for code in (0, 1, 2, 130, 143, 141))
+
+
+def test_an_interruption_is_one_line_wherever_it_comes(capsys, monkeypatch):
+    def compiled(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    def plain(*_):
+        raise KeyboardInterrupt
+
+    for stop in (compiled, plain):
+        monkeypatch.setattr("trm.data.sources.generate", stop)
+        assert run(capsys, "data", "sudoku", "--out", "new", *BOARD) == (130, "", "trm: interrupted\n")
+        assert not Path("new").exists()
+
+
+def test_a_field_of_any_length_is_the_familys_to_refuse(capsys):
+    Path("long.csv").write_text(f"question,answer\n{'1' * 200_000},1\n")
+    for arguments in (["eval", "model", "--data", "long.csv"], [*SOLVE, "--file", "long.csv"]):
+        code, _, err = run(capsys, *arguments)
+        assert (code, err.count("\n")) == (2, 1) and "the puzzle has 200000 cells" in err
+    Path("long.txt").write_text("1" * 1_000_000)
+    code, _, err = run(capsys, "solve", "--file", "long.txt")
+    assert (code, err.count("\n")) == (2, 1) and len(err) < 1000
 
 
 def test_standard_input_is_named_when_it_is_empty(capsys, monkeypatch):
@@ -348,9 +410,21 @@ def test_weights_are_called_averages_only_where_they_are(capsys):
     ):
         folder = f"run{len(names)}"
         assert run(capsys, "train", "few.yaml", "--out", folder, option)[0] == 0
-        code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json")
+        code, _, err = run(capsys, "eval", folder, "--data", "good.csv")
+        assert code == 2
+        # One is held out, and another is essentially the same.
+        assert "6 of 8 puzzles are essentially puzzles that the weights were trained on" in err
+        code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json", "--allow-leaks")
         assert (code, err) == (0, "")
         assert list(json.loads(out)["weights"]) == names
+        turned = [
+            ["".join(text[i::4] for i in range(4)).translate(str.maketrans("1234", "4321")) for text in row]
+            for row in ((puzzle, ANSWER) for puzzle in PUZZLES)
+        ]
+        Path("turned.csv").write_text("question,answer\n" + "".join(f"{q},{a}\n" for q, a in turned))
+        assert "6 of 8 puzzles" in run(capsys, "eval", folder, "--data", "turned.csv")[2]
+        trm.load(folder).save("copy")  # what is shared knows it too
+        assert run(capsys, "eval", "copy", "--data", "good.csv")[0] == 2
 
 
 def test_a_maze_is_made_trained_on_measured_and_solved(capsys):
@@ -443,6 +517,17 @@ def test_data_writes_files_once(capsys, here):
     assert (here / "new/data/train.csv").read_bytes() == before
 
 
+def test_data_grid_says_what_went_to_each_split(capsys):
+    puzzles = [format(number, "04b") for number in range(16)]
+    lines = [f"{each[:2]}/{each[2:]},{each[:2]}/{each[2:]}" for each in puzzles]
+    Path("own.csv").write_text("question,answer\n" + "\n".join(lines) + "\n")
+    code, out, _ = run(capsys, "data", "grid", "own.csv", "--out", "own", "--validation=3", "--test=2")
+    assert code == 0
+    for name, count in (("train", 11), ("validation", 3), ("test", 2)):
+        assert f"own/{name}.csv: {count} puzzles\n" in out
+    assert "own/recipe.yaml" in out
+
+
 def test_data_depends_on_the_seed(capsys, here):
     arguments = ["data", "sudoku", *BOARD]
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
@@ -451,17 +536,49 @@ def test_data_depends_on_the_seed(capsys, here):
     assert a == b != c
 
 
-def test_info(capsys):
+def test_info_lists_what_there_is(capsys):
     code, out, _ = run(capsys, "info")
     assert code == 0
-    assert "mini" in out
-    assert "tiny" in out
+    for name in recipe_names():
+        about = about_recipe(name)
+        assert about.what and about.cost, f"{name} says neither what it is nor what it costs"
+        assert f"{about.what}; {about.cost}" in " ".join(out.split())
+    found = json.loads(run(capsys, "info", "--json")[1])
+    assert set(found) == {"recipes", "models", "machine"}
+    assert found["recipes"]["mini"] == {"what": about_recipe("mini").what, "cost": about_recipe("mini").cost}
+    assert set(found["models"]) == set(pretrained.bundled_names())
+    assert {"trm", "python", "torch", "devices"} <= set(found["machine"])
+
+
+def test_info_of_a_recipe_a_model_a_run_and_a_file(capsys):
     out = run(capsys, "info", "tiny")[1]
-    assert "box_rows: 2" in out
-    code, out, _ = run(capsys, "info", "model")
-    assert code == 0
-    count = sum(weight.numel() for weight in tiny.model().parameters())
-    assert out.startswith(f"# weights in model: {count:,} parameters\n")
+    assert "box_rows 2" in out and "trm train tiny" in out and len(out.splitlines()) < 20
+    assert "box_rows: 2" in run(capsys, "info", "tiny", "--full")[1]
+    model = json.loads(run(capsys, "info", "model", "--json")[1])["model"]
+    assert model["parameters"] == sum(weight.numel() for weight in tiny.model().parameters())
+    assert "mixing: mixer" in run(capsys, "info", "model", "--full")[1]
+    assert set(json.loads(run(capsys, "info", "mini", "--json")[1])) == {"recipe", "model"}
+    puzzles = json.loads(run(capsys, "info", "good.csv", "--json")[1])["puzzles"]
+    assert (puzzles["puzzles"], puzzles["characters of a question"], puzzles["rating"]) == (8, 16, "1 to 1")
+    assert puzzles["bundled weights that fit"] == "sudoku-9x9"
+    Path("own.yaml").write_text("name: own\ndata: {generate: {train: 9, validation: 3}}\n")
+    assert "generated: 9 train, 3 validation" in run(capsys, "info", "own.yaml")[1]
+    original.write(Path("folder"), {"test": read_csv(Path("good.csv"), tiny.TASK)}, tiny.TASK)
+    assert "splits  test" in run(capsys, "info", "folder")[1]
+    assert "split test of" in run(capsys, "info", "folder/test")[1]
+    for arguments in (("info", "--full"), ("info", "tiny", "--full", "--json")):
+        assert run(capsys, *arguments)[0] == 2
+
+
+def test_info_of_arc_tasks(capsys):
+    task = {"train": [{"input": [[1]], "output": [[2]]}] * 2, "test": [{"input": [[1]]}]}
+    Path("task.json").write_text(json.dumps(task))
+    found = json.loads(run(capsys, "info", "task.json", "--json")[1])["puzzles"]
+    assert (found["format"], found["tasks"], found["pairs"]) == (
+        "ARC",
+        1,
+        "2 to learn from, 1 to be predicted",
+    )
 
 
 def test_a_run_from_train_to_eval(capsys, here):
@@ -478,7 +595,18 @@ def test_a_run_from_train_to_eval(capsys, here):
     )
     assert one["weights"]["raw"]["per_step"] == report["weights"]["raw"]["per_step"]
     assert list(one["weights"]) == ["raw"]
-    assert "steps: 2" in run(capsys, "info", "run")[1]
+    about = json.loads(run(capsys, "info", "run", "--json")[1])
+    assert (about["run"]["steps"], about["run"]["steps done"]) == (2, 2)
+    assert about["run"]["make it longer"] == "trm train --resume run --train.steps 4"
+    assert about["model"]["folder"] == "run/best"
+    assert "steps: 2" in run(capsys, "info", "run", "--full")[1]
+    for arguments in (["--resume", "run"], ["--resume", "run", "--train.steps", "3"]):
+        code, out, err = run(capsys, "train", *arguments)
+        assert (code, err) == (0, "")
+        assert "--train.steps" in out  # nothing was learned yet, so both say how to make it longer
+    assert "2 steps are now 3" in out and "that is low" in out
+    code, out, err = run(capsys, "train", "--resume", "run", "--quiet", "--train.steps", "4")
+    assert (code, err) == (0, "") and "step " not in out and "finished 4 steps" in out
     code, _, err = run(capsys, "train", "tiny", "--out", "run")
     assert (code, err.count("\n")) == (2, 1)
     assert "run holds another run; go on with it by `trm train --resume run`" in err
@@ -515,6 +643,27 @@ def test_help_shows_the_examples(capsys, command):
     assert examples or "For example" not in docstring
     for example in examples:
         assert example in out
+
+
+def options(text: str) -> set[str]:
+    """Names of the options that a help shows."""
+    found = re.findall(r"^  --(\S+)", text, re.MULTILINE)
+    return {each.replace("[no-]", "").replace("-", "_") for each in found}
+
+
+def test_help_of_train_is_short_and_the_rest_is_behind_help_all(capsys):
+    few, everything = (run(capsys, "train", option)[1] for option in ("--help", "--help-all"))
+    shown, known = options(everything), set(option_names(load_recipe("mini")))
+    assert {each for each in known if not each.startswith("compute.")} <= shown
+    assert {"out", "data.train", "train.steps", "optimizer.lr"} <= options(few) < train.COMMON
+    more = len(shown) - len(options(few))
+    assert f"{more} more options, rarely needed: trm train --help-all" in few
+    assert len(few.splitlines()) < 100 and max(map(len, few.splitlines())) <= 110
+    real = known | {"out", "resume", "stop_after", "device", "dtype"}
+    for kind in config_classes().values():
+        real |= {f"family.{name}" for name in kind.model_fields}
+        real |= {f"data.{name}" for name in option_names(kind.data)}
+    assert real >= train.COMMON, "no option of that name"
 
 
 def test_help_of_train_shows_the_values_of_the_recipe(capsys):

@@ -135,6 +135,7 @@ def test_load_from_the_hub(folder, monkeypatch):
     )
     assert equal(pretrained.load("org/name").model.state_dict(), tiny.model().state_dict())
     files = ["config.json", "model.safetensors", "raw.safetensors", "puzzles.safetensors", "seen.json"]
+    files.append("trained-on.npy")
     assert asked == [("org/name", {"revision": None, "allow_patterns": files, "force_download": False})]
 
 
@@ -150,3 +151,13 @@ def test_a_hub_that_fails(monkeypatch, error, reason):
         UserError, match=f"no local folder 'org/name', and the hub did not give it: {reason}$"
     ):
         pretrained.load("org/name")
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    broken = tiny.model().state_dict()
+    broken["answer_head.weight"][0, 0] = torch.nan
+    save_file(broken, folder / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: answer_head\.weight holds numbers that are not"
+    ):
+        pretrained.load(folder)

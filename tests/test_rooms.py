@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom to the top; rooms of one line do not know each other.
 ORDER = [
     ("trm", "errors"),
-    ("files", "rng", "terminal", "problem"),
+    ("files", "jit", "rng", "terminal", "problem"),
     ("config",),
     ("device",),
     ("kernels",),

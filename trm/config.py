@@ -7,6 +7,7 @@ at once.
 """
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -21,6 +22,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticUndefined
 
 from trm.errors import UserError
 
@@ -37,6 +39,21 @@ class Config(BaseModel):
     """Base of every configuration: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Let `help` of a class say what its options mean."""
+        options = "\n".join(
+            f"    {name}: {' '.join(field.description.split())}" + _default(field.default)
+            for name, field in cls.model_fields.items()
+            if field.description
+        )
+        if cls.__doc__ and options:
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\nArgs:\n{options}"
+
+
+def _default(value: Any) -> str:
+    return "" if value is PydanticUndefined or isinstance(value, Config) else f" (default: {value!r})"
 
 
 class ModelConfig(Config):
@@ -479,8 +496,26 @@ def explain(error: ValidationError, kind: type[Config], where: str) -> UserError
         near = difflib.get_close_matches(place, [*kind.model_fields, *option_names(kind)], n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return UserError(f"{where}: unknown option {place!r}{hint}")
+    if instead := allowed(fault):
+        return UserError(f"{where}: {place} is {fault['input']!r}: {instead}")
     message = fault["msg"].removeprefix("Value error, ")
     return UserError(f"{where}: {place + ': ' if place else ''}{message}")
+
+
+_ALLOWED = {
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+    "literal_error": "choose {expected}",
+    "finite_number": "give a finite number",
+} | dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "give a whole number")
+_ALLOWED |= dict.fromkeys(("float_parsing", "float_type"), "give a number")
+
+
+def allowed(fault: Mapping[str, Any]) -> str:
+    """What an option may be instead, from pydantic's report of a fault; empty where that needs more words."""
+    return _ALLOWED.get(fault["type"], "").format(**fault.get("ctx", {}))
 
 
 def option_names(config: Config | type[Config], prefix: str = "") -> list[str]:

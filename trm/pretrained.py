@@ -3,12 +3,14 @@
 `model.safetensors` holds the weights to use (the moving average, where the run kept one) and
 `raw.safetensors`, when present, the averaged ones as they were without averaging. Where puzzle ids stand
 for variants of named puzzles, `puzzles.safetensors` says for which (see `data.variants`) and `seen.json`
-what was trained on: embeddings read by another table would be those of other puzzles. Such a folder is a
+what was trained on: embeddings read by another table would be those of other puzzles. `trained-on.npy`
+holds marks of all other training puzzles, so that nobody measures on them unawares. Such a folder is a
 repository of the Hugging Face hub as it stands; `hub.push` and `load` move it there and back. Nothing in it
 is a pickle.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,8 +39,8 @@ from trm.puzzles.family import Family
 from trm.recipe import RunConfig, load_recipe, upgraded
 
 CONFIG, WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
-_PUZZLES, _SEEN = "puzzles.safetensors", "seen.json"
-FILES = (CONFIG, WEIGHTS, _RAW, _PUZZLES, _SEEN)
+_PUZZLES, _SEEN, _TRAINED_ON = "puzzles.safetensors", "seen.json", "trained-on.npy"
+FILES = (CONFIG, WEIGHTS, _RAW, _PUZZLES, _SEEN, _TRAINED_ON)
 """All that a model folder may hold."""
 FORMAT = 1
 
@@ -85,6 +88,15 @@ class Pretrained:
         """What was trained on; empty where the folder does not say."""
         return seen(self.folder)
 
+    def save(self, folder: Path) -> None:
+        """Write all of it to another folder."""
+        named = bool(self.config.puzzle_ids)
+        seen = self.seen() if (self.folder / _SEEN).exists() else None
+        average = weights(self.model)
+        raw = None if self.raw is None else {n: w for n, w in self.raw.items() if not w.equal(average[n])}
+        variants = self.variants() if named else None
+        save(folder, self.config, average, raw or None, variants, seen, trained_on(self.folder))
+
 
 def save(
     folder: Path,
@@ -93,6 +105,7 @@ def save(
     raw: dict[str, Tensor] | None = None,
     variants: Variants | None = None,
     seen: Seen | None = None,
+    trained_on: np.ndarray | None = None,
 ) -> None:
     """Write the folder as a whole: on any failure (a full disk is a UserError), an older one stays."""
     with full_disk_is_a_user_error(f"{folder} was not written"), new_folder(folder) as draft:
@@ -103,6 +116,8 @@ def save(
             variants.save(draft / _PUZZLES)
         if seen is not None:
             seen.save(draft / _SEEN)
+        if trained_on is not None:
+            np.save(draft / _TRAINED_ON, trained_on)
         text = json.dumps(config.model_dump(mode="json"), indent=2)
         (draft / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -147,6 +162,18 @@ def export_original(
     usual = recipe.compute.dtype if known else "bfloat16"
     found = load(name, ComputeConfig(device="cpu", dtype=dtype or usual))
     original.write(checkpoint, found.model, recipe, compiled)
+
+
+def weights(model: RecursiveModel) -> dict[str, Tensor]:
+    """The weights of a model as they are saved."""
+    return {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise UserError unless weights may be written there: it is not there, or empty, or holds a model."""
+    own = {*FILES, "README.md"}
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
+        raise UserError(f"{folder} holds something else than a model: choose another folder")
 
 
 def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
@@ -277,6 +304,22 @@ def seen(folder: Path) -> Seen:
     return Seen.load(folder / _SEEN) if (folder / _SEEN).exists() else Seen()
 
 
+def marks(family: Family, tokens_NL: np.ndarray) -> np.ndarray:
+    """Marks of puzzles, uint64 [N]: those of puzzles that a symmetry maps to each other are equal."""
+    forms = [family.canonical(tokens_L) for tokens_L in tokens_NL]
+    digests = b"".join(hashlib.blake2b(form, digest_size=8).digest() for form in forms)
+    return np.frombuffer(digests, "<u8")
+
+
+def trained_on(folder: Path) -> np.ndarray | None:
+    """Marks of the puzzles that the weights in a folder were trained on; None where it does not say."""
+    path = folder / _TRAINED_ON
+    try:
+        return np.load(path, allow_pickle=False) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}") from None
+
+
 def step_of(folder: Path) -> int | None:
     """Training step of the weights in a folder; None where there are none."""
     return _read_config(folder).about.get("step") if (folder / CONFIG).is_file() else None
@@ -362,8 +405,15 @@ def _read_config(folder: Path) -> PretrainedConfig:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    for name, weight in found.items():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"{path}: {name} holds numbers that are not finite, so nothing can be computed with it; take "
+                "weights of an earlier step"
+            )
+    return found

@@ -5,11 +5,12 @@ torch nor numpy, so that the command answers at once.
 """
 
 import difflib
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -172,19 +173,38 @@ def load_config(path: Path) -> RunConfig:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {first_line(error)}") from None
+        raise UserError(f"{path} is not valid YAML: {_yaml_fault(error)}") from None
     config = parse(RunConfig, {} if values is None else values, str(path))
     return _renamed(config, lambda name: _beside(name, path.parent))
 
 
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """The place of a fault, and what it is."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return first_line(error)
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+
+
 def located(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration for a file in a folder: paths are named from there, so that both can be moved."""
+    home = Path.cwd() / folder.parent
 
     def name_from(name: str) -> str:
-        there = name and not Path(name).is_absolute() and Path(name).exists()
-        return os.path.relpath(name, folder) if there else name
+        path = Path(name)
+        if not name or not path.exists() or (path.is_absolute() and not path.is_relative_to(home)):
+            return name  # what lies elsewhere does not move with the folder
+        return os.path.relpath(name, folder)
 
     return _renamed(config, name_from)
+
+
+def absent(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Options that name files, and names of files that are not there; `hub:` and the like are no files."""
+    for option in data.paths:
+        for name in filter(None, map(str.strip, getattr(data, option).split(","))):
+            if ":" not in name and not Path(name).exists():
+                yield option, name
 
 
 def _beside(name: str, folder: Path) -> str:
@@ -222,3 +242,25 @@ def load_recipe(name: str) -> RunConfig:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"unknown recipe {name!r}; {hint}recipes: {', '.join(names)}")
     return load_config(Path(str(resources.files("trm") / "recipes" / f"{name}.yaml")))
+
+
+class About(NamedTuple):
+    """What the comment at the top of a recipe says."""
+
+    what: str
+    cost: str
+    notes: str
+
+
+def about_recipe(name: str) -> About:
+    """What a recipe that comes with the package is for, and what it costs."""
+    found = {"What": "", "Cost": ""}
+    notes = []
+    lines = (resources.files("trm") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    for line in itertools.takewhile(lambda line: line.startswith("#"), lines):
+        key, _, value = line[1:].strip().partition(": ")
+        if key in found:
+            found[key] = value
+        else:
+            notes.append(line[1:].strip())
+    return About(found["What"], found["Cost"], " ".join(notes))

@@ -18,11 +18,27 @@ def at_least(least: int, **options: int | None) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}: that is too large")
 
 
-def console(stderr: bool = False) -> "Console":
-    """Where to print: results on stdout, bars and remarks on stderr."""
+class Volume:
+    """How much the command says beside its results: set once, by --quiet and --verbose."""
+
+    quiet = False
+    verbose = False
+
+
+def console(stderr: bool = False, work: bool = False) -> "Console":
+    """Where to print: results on stdout, bars and remarks on stderr.
+
+    With `work`, the progress of work is the output itself; --quiet leaves it out as it does bars and remarks.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, quiet=Volume.quiet and (stderr or work))
+
+
+def detail(text: str) -> None:
+    """Say what only --verbose is to show."""
+    if Volume.verbose:
+        console(stderr=True).print(text, style="dim", soft_wrap=True, markup=False)
 
 
 def dump(values: Any) -> str:

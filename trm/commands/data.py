@@ -126,9 +126,11 @@ def grid(
     board = run.family.model_dump()
     size, known = f"{board['height']}x{board['width']}", " ".join(board["symbols"])
     print(f"{len(rows) + len(test_rows)} puzzles of up to {size}: {known}")
+    for path in sorted(out.glob("*.csv")):
+        with path.open(encoding="utf-8") as lines:
+            print(f"{path}: {sum(1 for _ in lines) - 1} puzzles")
     for name, number in puzzle_ids([*rows, *test_rows]).items():
         print(f"puzzle id {number}: {name}")
-    print(f"{out}: {', '.join(path.name for path in sorted(out.iterdir()))}")
     print(f"now: trm train {out / 'recipe.yaml'} --out runs/{out.name}")
     return 0
 

@@ -33,6 +33,7 @@ def evaluate(
     limit: int | None = None,
     all_steps: bool = False,
     weights: Literal["all", "ema", "raw"] = "all",
+    allow_leaks: bool = False,
     curve: Path | None = None,
     curve_depths: str = _DEPTHS,
     curve_rollouts: str = _ROLLOUTS,
@@ -61,6 +62,7 @@ def evaluate(
         limit: Use only the first puzzles of the file.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
+        allow_leaks: Evaluate even on puzzles that the weights were trained on.
         curve: Sweep depth, rollouts and selection, and write table, JSON and plot to this folder.
         curve_depths: Depths of the sweep, in supervision steps.
         curve_rollouts: Numbers of rollouts of the sweep.
@@ -100,6 +102,8 @@ def evaluate(
         raise UserError(
             f"{data} has the puzzle id {top}, but the model knows ids below {found.config.puzzles}"
         )
+    if not allow_leaks:
+        _refuse_leaks(found, puzzles, data)
     title = f"{model} on {data}, n = {len(puzzles)}"
     solver = Solver(found.model, found.family, found.config.steps)
     if curve is not None:
@@ -152,6 +156,23 @@ def _evaluate(
         return report, None
     with bar(screen, f"thinking longer {name}", len(puzzles)) as progress:
         return report, measure(solver, puzzles, [effort], progress.at)[0]
+
+
+def _refuse_leaks(found: "Pretrained", puzzles: "Puzzles", data: str) -> None:
+    """UserError where the weights were trained on some of the puzzles, turned or renamed as they may be."""
+    import numpy as np
+
+    from trm import pretrained
+
+    known = pretrained.trained_on(found.folder)
+    if known is None:
+        return
+    leaked = int(np.isin(pretrained.marks(found.family, puzzles.tokens_NL), known).sum())
+    if leaked:
+        raise UserError(
+            f"{data}: {leaked} of {len(puzzles)} puzzles are essentially puzzles that the weights were "
+            "trained on, and say nothing of unseen ones: leave them out, or give --allow-leaks"
+        )
 
 
 def _curve(

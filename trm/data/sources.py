@@ -18,7 +18,7 @@ from trm.original import folders as original
 from trm.puzzles import deal
 from trm.puzzles.family import Family, TrainingData
 from trm.puzzles.table import Puzzles, csv_file, from_arrays, read_csv, write_csv
-from trm.recipe import upgraded
+from trm.recipe import absent, upgraded
 
 MADE_FROM = "made-from.json"
 
@@ -140,6 +140,10 @@ def prepare(
         resume: the run goes on: nothing is generated, and a folder that is not the run's own is a UserError.
         first_rows: hold out the first rows, as earlier versions did.
     """
+    for option, name in absent(config):
+        raise UserError(
+            f"cannot read {name}, which is data.{option}: there is no such file; {_remedy(option, family)}"
+        )
     # What the original's builder has laid out holds variants and all: its rows are trained on as they are.
     given = original.is_split(config.train)
     own = None if given else family.prepare(config, seed)
@@ -161,6 +165,16 @@ def prepare(
     if config.augments():
         return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, family, to))
     return TrainingData(train, validation, ids, lambda to: batches.as_they_are(train, to))
+
+
+def _remedy(option: str, family: Family) -> str:
+    """Where else puzzles of a family come from."""
+    ways = [f"give a file with --data.{option} FILE"]
+    # Published files are called by their family.
+    ways += [f"--data.{option} hub:{name}" for name in HUB_FILES if name.startswith(family.config.name)][:1]
+    if family.config.data().generator() is not None:
+        ways.append(f"make puzzles with `trm data {family.config.name} --out FOLDER`")
+    return ", or ".join(ways)
 
 
 def _named(config: DataConfig, family: Family, seed: int) -> TrainingData:

@@ -69,7 +69,11 @@ class Refinement:
 class Solver:
     """A model with its family. Build one with `trm.load`."""
 
-    def __init__(self, model: RecursiveModel, family: Family, steps: int):
+    def __init__(
+        self, model: RecursiveModel, family: Family, steps: int, found: pretrained.Pretrained | None = None
+    ):
+        """`found` is what the model was loaded from, so that `save` keeps all that was said there."""
+        self.found = found
         self.model = model.eval()
         self.family = family
         self.training_steps = steps
@@ -80,16 +84,33 @@ class Solver:
         """Whether the model can search (see `inference.search`)."""
         return isinstance(self.model, Candidates)
 
-    def solve(
-        self, puzzles: str | Iterable[str], effort: Effort | None = None, puzzle_id: int = 0
-    ) -> list[Answer]:
-        """Solve puzzles given as text; answers come in the same order.
+    def save(self, folder: str | Path) -> Path:
+        """Write the weights to a folder that `trm.load` and `trm solve --model` read.
+
+        UserError where the folder holds anything but a model, or the disk is full.
+        """
+        path = Path(folder)
+        pretrained.check_replaceable(path)
+        if self.found is not None:
+            self.found.save(path)
+        else:
+            model, family = self.model.config, self.family.config
+            config = pretrained.PretrainedConfig(
+                family=family, model=model, puzzles=self.model.problem.puzzles, steps=self.training_steps
+            )
+            pretrained.save(path, config, pretrained.weights(self.model))
+        return path
+
+    def solve(self, puzzles: Any, effort: Effort | None = None, puzzle_id: int = 0) -> list[Answer]:
+        """Solve puzzles, one or several; answers come in the same order.
+
+        A puzzle is a text, or its cells: an array or nested lists, as rows [H, W] or one after the other [L].
 
         `puzzle_id` says which rule they follow, for a model that was trained on several. Raises UserError
         for a malformed puzzle. Whether it has exactly one solution is not asked here: `family.check` does
         that.
         """
-        return list(self.answers([puzzles] if isinstance(puzzles, str) else puzzles, effort, puzzle_id))
+        return list(self.answers(texts(puzzles, self.family), effort, puzzle_id))
 
     def answers(
         self, puzzles: Iterable[str], effort: Effort | None = None, puzzle_id: int = 0
@@ -124,11 +145,13 @@ class Solver:
                 yield replace(answer, decisions=each.decisions, take_backs=each.take_backs)
                 next_one += 1
 
-    def steps(self, puzzle: str, effort: Effort | None = None, puzzle_id: int = 0) -> Iterator[Refinement]:
+    def steps(self, puzzle: Any, effort: Effort | None = None, puzzle_id: int = 0) -> Iterator[Refinement]:
         """The answer to one puzzle after each supervision step of the plain rollout, until it is done."""
         effort = effort or Effort()
         self._check_id(puzzle_id)
-        tokens_1L = self._tensor(self.family.parse(puzzle)[None])
+        if len(one := texts(puzzle, self.family)) != 1:
+            raise UserError(f"steps are those of one puzzle, and these are {len(one)}")
+        tokens_1L = self._tensor(self.family.parse(one[0])[None])
         steps = effort.steps or self.training_steps
         puzzle_1 = torch.full_like(tokens_1L[:, 0], puzzle_id)
         for thought in refine(self.model, self.family, tokens_1L, puzzle_1, steps, effort):
@@ -184,6 +207,46 @@ class Solver:
         return torch.from_numpy(values).long().to(self.model.y_init.device)
 
 
+def texts(puzzles: Any, family: Family) -> list[str]:
+    """Puzzles as text: one or several, each a text, or cells [H, W] or [L] in arrays or nested lists."""
+    plain = _plain(puzzles)
+    if isinstance(plain, str):
+        return [plain]
+
+    def whole(each: Any) -> bool:
+        in_a_row = isinstance(each, list) and len(each) == family.length
+        return isinstance(each, str) or _depth(each) == 2 or in_a_row
+
+    if not all(map(whole, plain)):
+        plain = [plain]
+    return [each if isinstance(each, str) else _written(each, family) for each in plain]
+
+
+def _plain(values: Any) -> Any:
+    """Arrays and sequences as lists, whole numbers as integers."""
+    if isinstance(values, np.ndarray | np.generic | Tensor):
+        values = values.tolist()
+    if isinstance(values, float) and values.is_integer():
+        return int(values)
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return [_plain(each) for each in values]
+    return values
+
+
+def _depth(values: Any) -> int:
+    return 1 + max(map(_depth, values), default=0) if isinstance(values, list) else 0
+
+
+def _written(cells: Any, family: Family) -> str:
+    """The text of one puzzle that is given as cells."""
+    if _depth(cells) == 1:
+        width = family.board[1] if family.board else max(1, len(cells))
+        cells = [cells[first : first + width] for first in range(0, len(cells), width)]
+    if _depth(cells) != 2 or not all(isinstance(row, list) for row in cells):
+        raise UserError("a puzzle is a text, or cells as rows [H, W] or one after the other [L]")
+    return family.written(cells)
+
+
 def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
@@ -227,4 +290,4 @@ def load(name: str | Path, *, board: str = "", revision: str = "", **compute: An
         name = pretrained.at_revision(str(name), revision)
     boards = pretrained.fitting(pretrained.find(name)[1], board) if board else None
     found = pretrained.load(name, parse(ComputeConfig, compute, "load"), boards)
-    return Solver(found.model, found.family, found.config.steps)
+    return Solver(found.model, found.family, found.config.steps, found)

@@ -8,8 +8,8 @@ Shapes: N puzzles, L tokens, B batch, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -97,6 +97,11 @@ class Family(ABC, Generic[C, G]):
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
     ) -> "RenderableType":
         """The answer as a picture for the terminal: clues, guesses, and what changed since `previous`."""
+
+    def written(self, rows: Sequence[Sequence[Any]]) -> str:
+        """The text for `parse` of a board that is given as rows of cells, such as numbers or characters."""
+        between = " " if any(len(str(cell)) > 1 for row in rows for cell in row) else ""
+        return "\n".join(between.join(map(str, row)) for row in rows)
 
     def resized(self, text: str) -> FamilyConfig | None:
         """Boards of this family in the size of a puzzle in a text; None where it shows no such board."""

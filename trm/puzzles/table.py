@@ -21,6 +21,8 @@ from trm.errors import UserError
 from trm.files import write_atomic
 from trm.puzzles.family import Family
 
+csv.field_size_limit(2**31 - 1)  # a long field is for the family to refuse, which knows how long one may be
+
 
 @dataclass(frozen=True)
 class Puzzles:

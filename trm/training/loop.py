@@ -48,14 +48,14 @@ from trm.inference.picture import refinements
 from trm.models import RecursiveModel, State, build
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
-from trm.recipe import RunConfig, load_config, located
+from trm.recipe import RunConfig, absent, load_config, located
 from trm.terminal import bar, pixels
 from trm.training import checkpoint, loggers
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
 from trm.training.history import LOCK
 from trm.training.loggers import Loggers
-from trm.training.optim import Ema, Optimizer
+from trm.training.optim import Ema, Optimizer, learning_rate_factor
 from trm.training.step import TrainingStep
 from trm.training.supervision import Slots
 
@@ -74,6 +74,9 @@ class Outcome:
     finished: bool
     signal: int | None
     best: float
+    """Best exact accuracy on validation; negative where nothing was validated."""
+    start: int = 0
+    """Step from which it trained."""
 
 
 def train(
@@ -82,13 +85,15 @@ def train(
     stop_after: int | None = None,
     compute: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    steps: int | None = None,
 ) -> Outcome:
-    """Train from a configuration into a new folder, or go on with the run in `folder` (config None).
+    """Train from a configuration into a new folder, or resume the run in `folder` (config None).
 
-    `stop_after` ends this call once that many steps of the run are done; the run can go on later. The same
-    happens on SIGINT and SIGTERM. `compute` changes options of that section: a run that goes on may be on
-    another machine. What this one cannot do, a run does without, and says so. Raises UserError for anything
-    the user can put right; the last checkpoint stays good.
+    `steps` is a new length for a run that is resumed, finished or not. `stop_after` ends this call once that
+    many steps of the run are done; the run can be resumed later. The same happens on SIGINT and SIGTERM.
+    `compute` changes options of that section: a run that is resumed may be on another machine. What this one
+    cannot do, a run does without, and says so. Raises UserError for anything the user can put right; the last
+    checkpoint stays good.
     """
     console = console or Console(quiet=True)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"), ExitStack() as holding:
@@ -96,8 +101,11 @@ def train(
         if config is None:
             config = _reopen(folder)
             holding.enter_context(_alone(folder))
+            if steps is not None:
+                config = _longer(config, folder, steps, console)
         else:
             _check_new(folder)
+        asked = config  # which is what the folder keeps: how this machine computes is no part of it
         if compute:
             values = config.model_dump()
             config = parse(RunConfig, values | {"compute": values["compute"] | dict(compute)}, "options")
@@ -128,15 +136,16 @@ def train(
             write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
         if resume:
             run.restore()
-        else:
-            write_atomic(folder / "config.yaml", dump_config(located(config, folder)))
+        if not resume or steps is not None:
+            write_atomic(folder / "config.yaml", dump_config(located(asked, folder)))
         if run.seen is not None:  # before anything is learned: no later state may lack it
             run.seen.save(folder / _SEEN)
         say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         with _signals() as caught, Loggers(config.train.loggers, folder, run.step, say) as metrics:
+            start = run.step
             _loop(run, metrics, caught, stop_after, console)
         finished = run.step >= config.train.steps
-        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0])
+        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0], start)
 
 
 def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> None:
@@ -201,6 +210,7 @@ class _Run:
         self.hints, self.decisions = self._hints(), self._decisions()
         self.training_step = self._training_step(graph)
         self.commit = git_commit(Path(trm.__file__))
+        self.trained_on = self._marks()
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
         self._seconds_before, self._start = 0.0, time.perf_counter()
@@ -220,6 +230,19 @@ class _Run:
                 raise UserError("optimizer.only_puzzles needs puzzle embeddings: set model.puzzle_width")
             self.module.requires_grad_(False)
         return seen
+
+    def _marks(self) -> np.ndarray | None:
+        """Marks of the training puzzles and of those that the weights it started from had seen."""
+        if self.family.named_ids:  # which say by name what was seen
+            return None
+        known = pretrained.trained_on(self.folder / "last")
+        if known is not None:
+            return known
+        train, start = self.data.train, self.config.train.start_from
+        first_N = slice(None) if train.group_N is None else np.unique(train.group_N, return_index=True)[1]
+        own = pretrained.marks(self.family, train.tokens_NL[first_N])
+        before = pretrained.trained_on(pretrained.find(start)[0]) if start else None
+        return np.unique(own if before is None else np.concatenate((own, before)))
 
     def _hints(self) -> Hints | None:
         config = self.config
@@ -292,7 +315,7 @@ class _Run:
 
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
-        raw = {n: w.detach().cpu().contiguous() for n, w in self.module.state_dict().items()}
+        raw = pretrained.weights(self.module)
         averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
             "trm": trm.__version__,
@@ -313,7 +336,9 @@ class _Run:
         )
         originals = {n: raw[n] for n in averages}
         variants, seen = self.data.variants, self.seen
-        pretrained.save(self.folder / name, config, raw | averages, originals or None, variants, seen)
+        pretrained.save(
+            self.folder / name, config, raw | averages, originals or None, variants, seen, self.trained_on
+        )
 
     def seconds(self) -> float:
         """Seconds spent in the loop, those before a resume included."""
@@ -449,6 +474,25 @@ def _check_new(folder: Path) -> None:
         raise UserError(f"{folder} is not empty and holds no run; choose another folder with --out")
 
 
+def _longer(config: RunConfig, folder: Path, steps: int, console: Console) -> RunConfig:
+    """The run with another number of steps; says what becomes of the learning rate."""
+    done = max(checkpoint.steps_saved(folder / "checkpoints"), default=0)
+    if steps <= done:
+        raise UserError(f"{folder} has done {done} steps: give more with --train.steps, such as {2 * done}")
+    new = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    then, now = (learning_rate_factor(config.optimizer, done, n) for n in (config.train.steps, steps))
+    words = f"{config.train.steps} steps are now {steps}"
+    if config.optimizer.schedule == "constant":
+        console.print(f"{words}; the learning rate stays constant")
+    else:
+        console.print(
+            f"{words}; the schedule {config.optimizer.schedule} is that of the whole: at step {done} the "
+            f"learning rate goes from {100 * then:.3g} % to {100 * now:.3g} % of its peak",
+            soft_wrap=True,
+        )
+    return new
+
+
 def _records(data: TrainingData) -> dict[str, Any]:
     return {name: record._asdict() for name, record in sources.records(data).items()}
 
@@ -478,6 +522,14 @@ def _check_data(folder: Path, data: TrainingData) -> None:
 
 def _reopen(folder: Path) -> RunConfig:
     """The configuration of the run in a folder."""
-    if not (folder / "config.yaml").exists():
+    path = folder / "config.yaml"
+    if not path.exists():
         raise UserError(f"{folder} holds no run (no config.yaml); start one with `trm train RECIPE --out`")
-    return load_config(folder / "config.yaml")
+    config = load_config(path)
+    for option, name in absent(config.data):
+        beside = "" if Path(name).is_absolute() else f", neither from {folder} nor from here"
+        raise UserError(
+            f"{path} names the file {name} (data.{option}), and it is not there{beside}: put it back, or "
+            f"correct the path in {path}"
+        )
+    return config

@@ -18,7 +18,7 @@ that may be renamed, V = symbols + 1 tokens.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -125,6 +125,9 @@ class Grid(Family[GridConfig, GeneratorConfig]):
 
     def cells(self, line: str) -> int:
         return sum(map(len, split_cells(line, self._spaced)))
+
+    def written(self, rows: Sequence[Sequence[Any]]) -> str:
+        return "/".join((" " if self._spaced else "").join(map(str, row)) for row in rows)
 
     def check(self, tokens_L: np.ndarray) -> None:
         if not np.any(tokens_L):

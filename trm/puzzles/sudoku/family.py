@@ -11,8 +11,8 @@ Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
 
 import math
 import string
-from collections.abc import Callable, Iterable
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -69,6 +69,11 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
 
     def cells(self, line: str) -> int:
         return len(line.translate(_DRAWING))
+
+    def written(self, rows: Sequence[Sequence[Any]]) -> str:
+        """Numbers past 9 are letters in text; 0 is a blank."""
+        digits = {str(number): digit for number, digit in enumerate(_DIGITS, 1)}
+        return "\n".join("".join(digits.get(str(cell), str(cell)) for cell in row) for row in rows)
 
     def resized(self, text: str) -> SudokuConfig | None:
         rows = [cells for line in text.splitlines() if (cells := self.cells(line))]
