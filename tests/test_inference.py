@@ -282,7 +282,7 @@ def test_every_selection_by_hand():
     }
     assert picked["vote"].halt == 1.0 and picked["vote"].total_steps == 19
     assert choose(made, "verify").halt == -1.0
-    none = made._replace(verified_K=np.zeros(4, bool), settled_K=np.zeros(4, bool))
+    none = made._replace(verdict_K=np.zeros(4, int), settled_K=np.zeros(4, bool))
     assert choose(none, "verify").answer_L[0] == 7
     assert choose(none, "first").answer_L[0] == 7
 
