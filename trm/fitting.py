@@ -51,8 +51,9 @@ def fit(
         permute: symbols that may be renamed among each other.
         rules: what makes an answer right, such as {"rows": "all_different", "boxes": (2, 3)}: each symbol of
             `permute` once.
-        verify: whether an answer is right, a function of question and answer, each rows of symbols (text). The
-            solver uses it for `Answer.verified` and `Effort(select="verify")`; it must accept all answers given.
+        verify: whether an answer is right, a function of question and answer, each rows of symbols (text).
+            The solver uses it for `Answer.verified` and `Effort(select="verify")`; it must accept all answers
+            that are given here.
         height: rows of puzzles that are given as cells without rows.
         changes: values of the recipe to change, such as {"train": {"steps": 500}}.
         device: where to compute.

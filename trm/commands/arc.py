@@ -7,7 +7,7 @@ from tyro.conf import Positional
 
 from trm.commands.common import at_least, console, dump, panel
 from trm.config import ComputeConfig, Device, Dtype
-from trm.errors import UserError
+from trm.errors import UserError, out_of_memory_is_a_user_error
 
 if TYPE_CHECKING:
     from trm.contest.predict import Answers, Score
@@ -211,7 +211,8 @@ def _adapt(
     _refuse_leaks(pretrained.find(model)[0], readers.read(source), allow_leaks)
     folder = out or Path("runs") / Path(source.split(",")[0].replace(":", "-")).stem
     screen = console(stderr=True)
-    return folder, predict.adapt(model, source, folder, steps, variants, only_puzzles, device, screen)
+    with out_of_memory_is_a_user_error("lower --variants, or choose another --device"):
+        return folder, predict.adapt(model, source, folder, steps, variants, only_puzzles, device, screen)
 
 
 def _predict(
@@ -221,7 +222,8 @@ def _predict(
     from trm.terminal import bar
 
     total = predict.count_rows(found, tasks, votes)
-    with bar(console(stderr=True), "predicting", total) as progress:
+    remedy = out_of_memory_is_a_user_error("lower --votes or --variants, or choose another --device")
+    with bar(console(stderr=True), "predicting", total) as progress, remedy:
         return predict.predict(found, tasks, votes, steps, all_steps, progress.at)
 
 

@@ -56,8 +56,8 @@ def evaluate(
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository. Those
             that serve boards of every size take the size of the first puzzle.
-        data: Table (CSV, TSV) or JSON with `question` and `answer`, also packed (.gz), hub:sudoku-extreme/test,
-            or a split of one of the original code's data folders.
+        data: Table (CSV, TSV) or JSON with `question` and `answer`, also packed (.gz);
+            hub:sudoku-extreme/test; or a split of one of the original code's data folders.
         limit: Use only the first puzzles of the file.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
@@ -81,6 +81,10 @@ def evaluate(
     at_least(1, limit=limit)
     if effort.exact:
         raise UserError("--exact would measure the exact solver, not the model: leave it out")
+    if effort.search:
+        raise UserError(
+            "--search is not measured here: `trm solve --file FILE --brief` says what it verifies"
+        )
     if curve is None and (curve_depths, curve_rollouts) != (_DEPTHS, _ROLLOUTS):
         raise UserError("--curve-depths and --curve-rollouts need a folder: --curve FOLDER")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):

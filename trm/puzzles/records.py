@@ -290,13 +290,15 @@ def _json(lines: Lines, bad: Bad = refuse) -> Iterator[tuple[str, Any]]:
     """Values of an array, or one per line, and where each stands."""
     with lines.ahead():
         start = next(line for line in lines if line.strip())
-        more = next((line for line in lines if line.strip()), None)
-        whole = not _is_json(start) or (more is None and start.lstrip().startswith("["))
+        alone = not any(line.strip() for line in lines)
+    try:
+        value = json.loads(start)
+        whole = alone and not (isinstance(value, dict) and _column(value, "question"))
+    except (ValueError, RecursionError):
         # A line that is broken says more by itself than what follows from it.
-        whole = whole and not (start.rstrip().endswith("}") and start.startswith("{"))
+        whole = not (start.startswith("{") and start.rstrip().endswith("}"))
     if whole:
-        offset, value = lines.number, None
-        text = "".join(lines)
+        offset, text = lines.number, "".join(lines)
         value = _loaded(text, lines.name, offset)
         if isinstance(value, dict):
             lists = [each for each in value.values() if isinstance(each, list)]
@@ -311,14 +313,6 @@ def _json(lines: Lines, bad: Bad = refuse) -> Iterator[tuple[str, Any]]:
             bad(error)
         else:
             yield lines.place, value
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _loaded(text: str, name: str, offset: int, remedy: str = "") -> Any:

@@ -6,9 +6,9 @@ cell, or, where there are spaces or a symbol has several characters, cells are s
 
 The rules are not known, unless the configuration says some: an answer is right when it is the one in the
 data, and nothing can be solved exactly or generated. Where `blanks` says which cells are to be filled, an
-answer that changes another cell or leaves one open is known to be wrong. Rules (each symbol once in every row, column
-or box) verify answers and check clues, and they relate candidates as in a Sudoku, which is a model of
-candidates all it needs; every puzzle has the size of the canvas then.
+answer that changes another cell or leaves one open is known to be wrong. Rules (each symbol once in every
+row, column or box) verify answers and check clues, and they relate candidates as in a Sudoku, which is a
+model of candidates all it needs; every puzzle has the size of the canvas then.
 
 Symmetries, where the configuration names them: rotations and reflections that keep the canvas's shape, and
 renamings of some symbols among each other. They act on the whole canvas, so they move padding too.
