@@ -248,7 +248,10 @@ def test_limits_are_those_of_the_configuration():
     assert len(infer(many).symbols) == grids.MAX_SYMBOLS
     over = [*many, row("x", "y", "line 9000"), row("z", "z", "line 9001")]
     assert "line 9000: more than 254 different symbols" in refusal(infer, over)
-    wide, tall = row(" ".join("1" * 100), " ".join("1" * 100), "w"), row("/".join("1" * 100), "/".join("1" * 100), "t")
+    wide, tall = (
+        row(" ".join("1" * 100), " ".join("1" * 100), "w"),
+        row("/".join("1" * 100), "/".join("1" * 100), "t"),
+    )
     assert infer([wide, tall]).height * infer([wide, tall]).width == grids.MAX_CELLS
     taller = row("/".join("1" * 101), "1", "line 5")
     assert "101 rows (line 5) of 100 cells (w) are more than 10,000" in refusal(infer, [tall, wide, taller])
