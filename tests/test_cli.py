@@ -1,6 +1,7 @@
 """The command: what it prints, what it returns, and one line on stderr for all that a user can put right."""
 
 import functools
+import gzip
 import io
 import json
 import os
@@ -12,17 +13,19 @@ from pathlib import Path
 
 import pytest
 import tiny
-from tiny import ANSWER, PUZZLES
+from tiny import ANSWER, PUZZLES, TASK
 
 import trm
 from trm import cli, pretrained, terminal
 from trm.commands import data, evaluate, hub, info, runs, solve, train
 from trm.commands import original as original_commands
-from trm.config import ModelConfig, option_names
+from trm.config import Effort, ModelConfig, option_names
 from trm.errors import UserError
+from trm.inference.solver import Solver
 from trm.models import Problem, build
 from trm.original import folders as original
-from trm.puzzles import config_classes
+from trm.puzzles import config_classes, records
+from trm.puzzles.family import Family
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.sudoku.config import SudokuConfig
@@ -62,7 +65,9 @@ def here(tmp_path, monkeypatch):
     rows = [f"me,{puzzle},{ANSWER},1" for puzzle in PUZZLES]
     files = {
         "good.csv": "\n".join(["source,question,answer,rating", *rows]) + "\n",
-        "columns.csv": f"puzzle,solution\n{PUZZLES[0]},{ANSWER}\n",
+        "columns.csv": f"number,difficulty\n{PUZZLES[0]},{ANSWER}\n",
+        "broken.csv": f'question,answer\n"{PUZZLES[0]},{ANSWER}\n',
+        "short.csv": f"question\n{PUZZLES[0][:-1]}\n",
         "wrong.csv": f"question,answer\n{PUZZLES[0]},{ANSWER}\n{PUZZLES[0]},{ANSWER[:-1]}2\n",
         "empty.txt": "\n \n",
         "lines.txt": f"{PUZZLES[0]}\n\n{PUZZLES[1]}\n{PUZZLES[2]}\n",
@@ -102,8 +107,8 @@ def process(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 def answers(*puzzles: str) -> str:
-    """What `--brief` prints for puzzles."""
-    return "".join(answer.answer + "\n" for answer in tiny.solver().solve(puzzles))
+    """What `--brief` prints for puzzles, none of which the model solves."""
+    return "".join(answer.answer + "  # breaks the rules\n" for answer in tiny.solver().solve(puzzles))
 
 
 # --- what a user can put right
@@ -123,17 +128,33 @@ BAD = [
     ([*SOLVE, PUZZLES[0], "--file", "lines.txt"], "a puzzle or --file, not both"),
     ([*SOLVE, "--file", "nothing.txt"], "cannot read nothing.txt: No such file"),
     ([*SOLVE, "--file", "full"], "cannot read full"),
-    ([*SOLVE, "--file", "binary"], "cannot read binary"),
+    ([*SOLVE, "--file", "binary"], "binary is not a UTF-8 text file"),
     ([*SOLVE, "--file", "empty.txt"], "empty.txt holds no puzzles"),
-    ([*SOLVE, "--file", "bad.txt"], "bad.txt, line 3: contradictory"),
     ([*SOLVE, "--file", "columns.csv"], "columns.csv"),
+    ([*SOLVE, "--file", "broken.csv"], "broken.csv, line 2: a quote that opens here is never closed"),
+    ([*SOLVE, PUZZLES[0], "--json", "--brief"], "--json or --brief, not both"),
+    ([*SOLVE, PUZZLES[0], "--skip-bad"], "--skip-bad is for puzzles of a file"),
+    ([*SOLVE, PUZZLES[0], "--noise", "0.3"], "noise 0.3 would do nothing for one rollout"),
+    ([*SOLVE, PUZZLES[0], "--start", "random"], "start random would do nothing for one rollout"),
+    ([*SOLVE, PUZZLES[0], "--select", "vote"], "select vote would do nothing for one rollout"),
+    ([*SOLVE, PUZZLES[0], "--no-symmetries"], "symmetries False would do nothing for one rollout"),
+    (
+        [*SOLVE, PUZZLES[0], "--rollouts", "1000001"],
+        "less than or equal to 1000000",
+    ),
+    (["solve", "lines.txt"], "lines.txt is a file: to read puzzles from it, write --file lines.txt"),
+    (["solve", "nothing.csv"], "there is no file nothing.csv"),
+    (["solve", "." * 35], "the puzzle has 35 cells, but a 6x6 Sudoku has 36"),
+    (["solve", "\n".join(["." * 9] * 8 + ["." * 8])], "80 cells, but a 9x9 Sudoku has 81 (row 9 has 8)"),
+    (["solve", "###\n#S#\n###"], "the maze has no G"),
+    (["solve", "--file", "short.csv"], "short.csv, first puzzle: the puzzle has 15 cells, but a 4x4 Sudoku"),
     ([*SOLVE, PUZZLES[0], "--steps", "two"], "--steps"),
     ([*SOLVE, PUZZLES[0], "--steps", "0"], "steps"),
     ([*SOLVE, PUZZLES[0], "--steps", "-1"], "steps"),
     ([*SOLVE, PUZZLES[0], "--device", "abacus"], "--device"),
     (["solve", PUZZLES[0], "--model", "nope"], "no model 'nope'"),
     (["solve", PUZZLES[0], "--model", "full"], "full holds no model"),
-    (["solve", "." * 7], "no bundled weights fit the first puzzle"),
+    (["solve", "." * 7], "the puzzle has 7 cells, but a 4x4 Sudoku has 16"),
     (["eval"], "give a model and data"),
     (["eval", "model"], "give a model and data"),
     (["eval", "nope", "--data", "good.csv"], "no model 'nope'"),
@@ -145,6 +166,12 @@ BAD = [
     (["eval", "model", "--data", "good.csv", "--weights", "ema"], "no ema weights, only raw"),
     (["eval", "model", "--data", "good.csv", "--weights", "best"], "--weights"),
     (["eval", "model", "--data", "good.csv", "--limit", "0"], "limit"),
+    (["eval", "model", "--data", "good.csv", "--search", "9"], "--search is not measured here"),
+    (["eval", "model", "--data", "good.csv", "--noise", "1"], "noise 1.0 would do nothing for one rollout"),
+    (["train", "tiny", "--train.batch", "100000000"], "less than or equal to 100000"),
+    (["train", "tiny", "--model.heads", "2", "--out", "new"], "--model.heads is for mixing attention"),
+    (["data", "arc", "--variants", "100000000", "--train", "x"], "less than or equal to 100000"),
+    (["data", "sudoku", "--out", "new", "--train", "9" * 20], "less than or equal to 10000000"),
     (["eval", "model", "--data", "good.csv", "--steps", "-1"], "steps"),
     (["train", "minii"], "unknown recipe 'minii'; did you mean 'mini'?"),
     (["train", "nothing.yaml"], "cannot read nothing.yaml"),
@@ -329,7 +356,29 @@ def test_all_steps_runs_them_all(capsys):
         assert json.loads(out)["steps"] == steps
 
 
+def texts(text: str, family: Family) -> list[str]:
+    """The puzzles that are read from a text."""
+    lines = records.Lines(text.splitlines(keepends=True), "x")
+    return [question.text for question in records.questions(lines, family)]
+
+
+ROWS = "".join(f"{puzzle},{ANSWER}\n" for puzzle in PUZZLES[:3])
 GRIDS = {
+    "the columns of Kaggle": "quizzes,solutions\n" + ROWS,
+    "other columns, with the number of clues": "id,puzzle,solution,clues\n"
+    + "".join(f"1,{puzzle},{ANSWER},9\n" for puzzle in PUZZLES[:3]),
+    "capitals": "Question,Answer\n" + ROWS,
+    "tabs": ("question,answer\n" + ROWS).replace(",", "\t"),
+    "semicolons": ("Quiz;Answer\n" + ROWS).replace(",", ";"),
+    "remarks": "# from somewhere\n#\n" + "\n".join(PUZZLES[:3]) + "\n# the end\n",
+    "remarks in a table": "# mine\n\nquestion,answer\n# easy ones\n" + ROWS,
+    "JSON lines": "".join(json.dumps({"puzzle": puzzle}) + "\n" for puzzle in PUZZLES[:3]),
+    "a JSON array": json.dumps([{"Question": puzzle, "answer": ANSWER} for puzzle in PUZZLES[:3]], indent=1),
+    "a JSON array of texts": json.dumps(PUZZLES[:3]),
+    "a JSON array of grids": json.dumps(
+        [[[int(c) if c != "." else 0 for c in p[i : i + 4]] for i in (0, 4, 8, 12)] for p in PUZZLES[:3]]
+    ),
+    "JSON under a name": json.dumps({"data": [{"quiz": puzzle} for puzzle in PUZZLES[:3]]}),
     "lines": "\n".join(PUZZLES[:3]),
     "lines between blank lines": "\n\n".join(PUZZLES[:3]) + "\n\n",
     "grids": "\n\n".join("\n".join(puzzle[i : i + 4] for i in range(0, 16, 4)) for puzzle in PUZZLES[:3]),
@@ -355,20 +404,115 @@ GRIDS = {
 def test_puzzles_of_a_file_in_any_layout(capsys, here, name):
     (here / "in.txt").write_text(GRIDS[name], encoding="utf-8", newline="")
     code, out, err = run(capsys, *SOLVE, "--brief", "--file", "in.txt")
-    assert (code, out, err) == (1, answers(*PUZZLES[:3]), "")
+    assert (code, out) == (1, answers(*PUZZLES[:3]))
+    assert err == "0 of 3 verified; try --rollouts 8 --select verify, or --exact\n"
+
+
+def test_a_packed_file(capsys, here):
+    (here / "in.gz").write_bytes(gzip.compress(GRIDS["csv"].encode()))
+    assert run(capsys, *SOLVE, "--brief", "--file", "in.gz")[1] == answers(*PUZZLES[:3])
+    (here / "in.gz").write_bytes(gzip.compress(GRIDS["csv"].encode())[:-9])
+    assert "in.gz: damaged gzip file" in run(capsys, *SOLVE, "--brief", "--file", "in.gz")[2]
+
+
+def test_rows_of_one_grid_in_json():
+    assert [text.split() for text in texts(json.dumps(["12..", "....", "..1.", "...."]), TASK)] == [
+        ["12..", "....", "..1.", "...."]
+    ]
+
+
+def test_what_was_asked_before_a_fault_is_answered(capsys):
+    code, out, err = run(capsys, *SOLVE, "--brief", "--file", "bad.txt")
+    assert (code, out) == (2, answers(PUZZLES[0]))
+    assert "bad.txt, line 3: contradictory clues" in err
+    assert "1 puzzles before it were answered: --skip-bad goes on" in err
+    code, _, err = run(capsys, *SOLVE, PUZZLES[0], "--steps", "1")
+    assert "0 of 1 verified; try --rollouts 8 --select verify, or --exact" in err
+
+
+def test_bad_puzzles_are_skipped_and_named(capsys, here):
+    rows = [PUZZLES[0], "11..............", PUZZLES[1][:-1], f"{PUZZLES[2]},{ANSWER}", PUZZLES[1]]
+    (here / "bad.csv").write_text("question\n" + "\n".join(rows) + "\n")
+    for mode in ("--brief", "--json"):
+        code, out, err = run(capsys, *SOLVE, mode, "--file", "bad.csv", "--skip-bad")
+        assert code == 1 and len(out.splitlines()) == 2
+        assert "skipped 3 of 5 puzzles" in err
+        for fault in ("line 3: contradictory", "line 4: the puzzle has 15 cells", "line 5: 2 fields where"):
+            assert f"bad.csv, {fault}" in err
+
+
+def test_skipping_alone_is_not_success(capsys, believe):
+    assert run(capsys, *SOLVE, "--brief", "--file", "lines.txt")[0] == 0
+    code, out, err = run(capsys, *SOLVE, "--brief", "--file", "bad.txt", "--skip-bad")
+    assert code == 1 and "#" not in out and "skipped 1 of 2 puzzles" in err
+
+
+def test_the_first_answer_comes_before_the_last_puzzle_is_looked_at(monkeypatch):
+    looked = []
+    check = Sudoku.check
+    monkeypatch.setattr(Sudoku, "check", lambda self, tokens_L: (looked.append(1), check(self, tokens_L)))
+    lines = records.Lines(iter([f"{puzzle}\n" for puzzle in PUZZLES * 100]), "x")
+    asked = solve._Asked("", lines, TASK, False)
+    found = tiny.solver().answers(asked)
+    next(found)
+    assert len(looked) == 1
+    assert len(list(found)) == len(looked) - 1 == 8 * 100 - 1
+
+
+def test_the_steps_of_the_chosen_rollout_are_shown(capsys):
+    effort = Effort(rollouts=6, noise=0.5)
+    answer = next(
+        found for puzzle in PUZZLES for found in tiny.solver().solve(puzzle, effort) if found.rollout > 0
+    )
+    steps = list(tiny.solver().replay(answer, effort))
+    assert len(steps) == answer.steps
+    assert TASK.text(steps[-1].answer) == answer.answer
+    assert steps[-1].halt_probability == pytest.approx(answer.halt_probability, abs=1e-6)
+    _, out, _ = run(capsys, *SOLVE, answer.puzzle, "--rollouts", "6", "--noise", "0.5")
+    assert out.count("step ") == answer.steps and out.count("halt ") == answer.steps
+    assert f"rollout {answer.rollout + 1} of 6" in out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    ],
+)
+def test_no_memory_left_is_one_line_that_names_the_option(capsys, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(Solver, "decisions", fail)
+    for command in ([*SOLVE, PUZZLES[0]], ["eval", "model", "--data", "good.csv"]):
+        code, _, err = run(capsys, *command, "--rollouts", "9")
+        assert (code, err.count("out of memory: lower --rollouts")) == (2, 1)
+    monkeypatch.setattr("trm.training.loop.train", fail)
+    code, _, err = run(capsys, "train", "tiny", "--out", "new", *SMALL)
+    assert (code, err.count("out of memory: lower --train.batch")) == (2, 1)
+
+
+def test_another_failure_is_no_lack_of_memory(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Solver, "decisions", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        cli.main([*SOLVE, PUZZLES[0]])
 
 
 def test_rows_of_a_16x16_grid_are_one_puzzle():
     rows = "\n".join(["." * 16] * 16)
     task = Sudoku(SudokuConfig(box_rows=4, box_cols=4))
-    assert [source.text.split() for source in solve._split(rows, "x", task)] == [["." * 16] * 16]
+    assert [text.split() for text in texts(rows, task)] == [["." * 16] * 16]
 
 
 def test_rows_of_a_drawn_9x9_grid_are_one_puzzle():
     band = "5 3 . | . 7 . | . . .\n" * 3
     grid = "------+-------+------\n".join([band] * 3)
-    (source,) = solve._split(grid, "x", Sudoku(SudokuConfig()))
-    assert "".join(char for char in source.text if char in "53.7") == ("53..7...." * 9)
+    (text,) = texts(grid, Sudoku(SudokuConfig()))
+    assert "".join(char for char in text if char in "53.7") == ("53..7...." * 9)
 
 
 @pytest.mark.parametrize("how", [["-"], ["--file", "-"]])
@@ -702,7 +846,8 @@ def test_help_does_not_import_torch():
 
 def test_process_solves_from_a_pipe():
     done = process(*SOLVE, "-", "--brief", input=PUZZLES[0] + "\n")
-    assert (done.returncode, done.stdout, done.stderr) == (1, answers(PUZZLES[0]), "")
+    assert (done.returncode, done.stdout) == (1, answers(PUZZLES[0]))
+    assert done.stderr.count("\n") == 1
 
 
 def test_process_fails_in_one_line():
@@ -716,7 +861,8 @@ def test_process_fails_in_one_line():
 def test_process_where_output_is_not_unicode(arguments, code):
     done = process(*arguments, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == code
-    assert done.stderr.count("\n") == (code == 2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("trm: error: " if code == 2 else "0 of 1 verified")
     assert "---" not in done.stderr
 
 
@@ -731,8 +877,8 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_a_slash_separates_rows_and_lines_separate_puzzles():
     task = Grid(GridConfig(height=4, width=4, symbols=("1", "2")))
-    assert [each.text for each in solve._split("12/21\n1/2\n", "x", task)] == ["12/21", "1/2"]
-    assert [each.text.split() for each in solve._split("12\n21\n\n1\n2\n", "x", task)] == [
+    assert texts("12/21\n1/2\n", task) == ["12/21", "1/2"]
+    assert [text.split() for text in texts("12\n21\n\n1\n2\n", task)] == [
         ["12", "21"],
         ["1", "2"],
     ]
@@ -811,11 +957,11 @@ def test_the_size_of_a_board_is_seen_in_files(capsys, any_board: Path):
 def test_bundled_weights_of_just_this_size_come_first(any_board: Path, tmp_path: Path, monkeypatch):
     exact = tiny.save(tmp_path / "zz-exact")
     monkeypatch.setattr(pretrained, "bundled_names", lambda: [str(any_board), str(exact)])
-    assert solve._weights("", PUZZLES[0], "") == (str(exact), PUZZLES[0])
-    assert solve._weights("", "." * 81, "") == (str(any_board), "." * 81)
-    assert solve._weights("", "." * 36, "") == (str(any_board), "." * 36)
-    with pytest.raises(UserError, match="no bundled weights fit"):
-        solve._weights("", "." * 49, "")
+    assert solve._weights("", PUZZLES[0], None) == (str(exact), PUZZLES[0])
+    assert solve._weights("", "." * 81, None) == (str(any_board), "." * 81)
+    assert solve._weights("", "." * 36, None) == (str(any_board), "." * 36)
+    with pytest.raises(UserError, match="49 cells, but a 6x6 Sudoku has 36"):
+        solve._weights("", "." * 49, None)
 
 
 def test_weights_for_every_size_are_evaluated_on_the_size_of_the_data(capsys, any_board: Path):

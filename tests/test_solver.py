@@ -259,3 +259,44 @@ def test_names_and_options_are_found_by_those_who_look_for_them():
     for name, field in Effort.model_fields.items():
         assert f"{name}: {field.description.split()[0]}" in shown
     assert "(default: 'halt')" in shown
+
+
+@pytest.mark.parametrize("options", [{"select": "vote"}, {"noise": 0.5}, {"start": "random", "budget": 300}])
+def test_no_more_rows_than_a_chunk_run_together(options):
+    made, rows = tiny.solver(), []
+    step = made.model.step
+    made.model.step = lambda state, x: (rows.append(len(x)), step(state, x))[1]
+    made.chunk = 8
+    effort = Effort(rollouts=100, **options)
+    answers = made.solve(PUZZLES[:3], effort)
+    assert max(rows) == 8 and all(answer.rollouts == 100 for answer in answers)
+    if "budget" not in options:
+        made.chunk = 1000
+        assert [a.answer for a in made.solve(PUZZLES[:3], effort)] == [a.answer for a in answers]
+
+
+def test_puzzles_are_asked_for_as_they_are_needed():
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield PUZZLES[0]
+
+    found = tiny.solver().answers(endless())
+    next(found)
+    assert len(asked) == 1
+    for _ in range(6):
+        next(found)
+    assert len(asked) == 7
+
+
+def test_an_effort_that_does_nothing_or_cannot_be_is_refused():
+    made = grid_solver()
+    for effort, message in (
+        (Effort(exact=True), "no exact solver"),
+        (Effort(select="verify"), "nothing can be checked"),
+        (Effort(noise=1), "noise 1.0 would do nothing for one rollout"),
+    ):
+        with pytest.raises(UserError, match=message):
+            made.solve("ab/ba", effort)

@@ -364,11 +364,11 @@ class GeneratorConfig(Config):
     """What the command `trm data FAMILY` says of itself, with examples."""
     for_command: ClassVar[dict[str, Any]] = {"train": 1000, "validation": 500, "test": 1000}
     """Defaults of that command."""
-    train: int = Field(0, ge=0)
+    train: int = Field(0, ge=0, le=10_000_000)
     """Training puzzles."""
-    validation: int = Field(0, ge=0)
+    validation: int = Field(0, ge=0, le=10_000_000)
     """Validation puzzles."""
-    test: int = Field(0, ge=0)
+    test: int = Field(0, ge=0, le=10_000_000)
     """Test puzzles (essentially different from all others)."""
 
     def counts(self) -> dict[str, int]:
@@ -425,7 +425,7 @@ class TrainConfig(Config):
     """Weights to start from: a model folder, a training run, bundled weights, or a hub repository. Puzzle
     embeddings go by the names of their puzzles; new ones start at the mean of the old ones. A model of
     candidates or convolutions may be twice as wide (width, inner): it starts with all that they know."""
-    batch: int = Field(768, gt=0)
+    batch: int = Field(768, gt=0, le=100_000)
     """Rows in flight (per process)."""
     steps: int = Field(65_104, gt=0)
     """Optimizer steps."""
@@ -447,12 +447,12 @@ class TrainConfig(Config):
 class Effort(Config):
     """How long, and in how many ways, to think about a puzzle."""
 
-    steps: int | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0, le=1_000_000)
     """Most supervision steps of a rollout. Default: as many as in training."""
     early_stop: bool = True
     """Stop a rollout once its halting logit is positive and its answer stood still for a step. (`first`
     and `verify` stop a puzzle by their own rule all the same.)"""
-    rollouts: int = Field(1, gt=0)
+    rollouts: int = Field(1, gt=0, le=1_000_000)
     """Runs of the puzzle; the first is always the plain one."""
     symmetries: bool = True
     """All rollouts but the first see the puzzle under a random symmetry, undone on the answer. (To a model of
@@ -469,7 +469,7 @@ class Effort(Config):
     seconds: float | None = Field(None, gt=0)
     """Most seconds for a puzzle, counted from the start of its batch: the one option with which answers
     depend on the machine."""
-    search: int = Field(0, ge=0)
+    search: int = Field(0, ge=0, le=100_000)
     """Most decisions of a puzzle: where the answer stands still, decide the surest open cell both ways and
     think on where it looks right, until the rules confirm the answer (models of kind candidates)."""
     exact: bool = False
@@ -483,9 +483,23 @@ class Effort(Config):
             raise ValueError("the rollouts would all be the same: set symmetries, noise or start")
         if self.search and (self.rollouts > 1 or self.steps or self.seconds or not self.early_stop):
             raise ValueError("a search is one rollout, as long as its decisions take: give search and budget")
+        if self.search and self.select != "halt":
+            raise ValueError(f"select {self.select} chooses among rollouts, of which a search has one")
         if self.budget is not None and self.budget < self.rollouts:
             raise ValueError(f"a budget of {self.budget} steps is below one step for each rollout")
         return self
+
+    def idle(self) -> list[str]:
+        """Options that were set and do nothing, as there is one rollout."""
+        if self.rollouts > 1:
+            return []
+        found = {
+            "noise": bool(self.noise),
+            "start": self.start != "fixed",
+            "symmetries": not self.symmetries,
+            "select": self.select in ("stable", "vote"),
+        }
+        return [name for name, given in found.items() if given]
 
 
 def explain(error: ValidationError, kind: type[Config], where: str) -> UserError:

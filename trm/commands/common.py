@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 from trm.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.panel import Panel
+
+    from trm.config import Effort
 
 
 def at_least(least: int, **options: int | None) -> None:
@@ -44,3 +47,23 @@ def detail(text: str) -> None:
 def dump(values: Any) -> str:
     """Values as JSON on one line."""
     return json.dumps(values)
+
+
+def panel(screen: "Console", drawn: "RenderableType", title: str, subtitle: str = "") -> "Panel":
+    """A picture in a frame that is wide enough for what is written on it."""
+    from rich.measure import Measurement
+    from rich.panel import Panel
+
+    # By itself, a panel makes room for its title, but not for its subtitle.
+    widest = Measurement.get(screen, screen.options, drawn).maximum
+    width = max(len(title) + 2, len(subtitle) + 2, widest) + 4
+    return Panel(drawn, title=title, subtitle=subtitle or None, width=width)
+
+
+def to_lower(effort: "Effort") -> str:
+    """What to do about an effort for which memory is not enough."""
+    if effort.search:
+        return "lower --search, or choose --dtype bfloat16"
+    if effort.rollouts > 1:
+        return "lower --rollouts, or choose --dtype bfloat16"
+    return "choose --dtype bfloat16 or another --device, or give smaller puzzles"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from trm.commands.common import at_least, console, dump
+from trm.commands.common import at_least, console, dump, to_lower
 from trm.config import ComputeConfig, Device, Dtype, Effort
-from trm.errors import UserError
+from trm.errors import UserError, out_of_memory_is_a_user_error
 
 if TYPE_CHECKING:
     from trm.inference.curve import Point
@@ -57,8 +57,8 @@ def evaluate(
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository. Those
             that serve boards of every size take the size of the first puzzle.
-        data: CSV file with the columns `question` and `answer`, hub:sudoku-extreme/test, or a split of one of
-            the original code's data folders.
+        data: Table (CSV, TSV) or JSON with `question` and `answer`, also packed (.gz);
+            hub:sudoku-extreme/test; or a split of one of the original code's data folders.
         limit: Use only the first puzzles of the file.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
@@ -83,6 +83,10 @@ def evaluate(
     at_least(1, limit=limit)
     if effort.exact:
         raise UserError("--exact would measure the exact solver, not the model: leave it out")
+    if effort.search:
+        raise UserError(
+            "--search is not measured here: `trm solve --file FILE --brief` says what it verifies"
+        )
     if curve is None and (curve_depths, curve_rollouts) != (_DEPTHS, _ROLLOUTS):
         raise UserError("--curve-depths and --curve-rollouts need a folder: --curve FOLDER")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
@@ -106,14 +110,16 @@ def evaluate(
         _refuse_leaks(found, puzzles, data)
     title = f"{model} on {data}, n = {len(puzzles)}"
     solver = Solver(found.model, found.family, found.config.steps)
-    if curve is not None:
-        load_weights(found.model, next(iter(variants.values())), str(found.folder))
-        depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
-        return _curve(solver, puzzles, effort, depths, rollouts, curve, title, json)
     results: dict[str, tuple[Report, Point | None]] = {}
-    for name, tensors in variants.items():
-        load_weights(found.model, tensors, str(found.folder))
-        results[name] = _evaluate(solver, puzzles, effort, all_steps, name)
+    with out_of_memory_is_a_user_error(to_lower(effort)):
+        if curve is not None:
+            load_weights(found.model, next(iter(variants.values())), str(found.folder))
+            depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
+            return _curve(solver, puzzles, effort, depths, rollouts, curve, title, json)
+        solver.check_effort(effort)
+        for name, tensors in variants.items():
+            load_weights(found.model, tensors, str(found.folder))
+            results[name] = _evaluate(solver, puzzles, effort, all_steps, name)
     if json:
         figures = {
             name: report.as_dict() | ({"effort": asdict(point)} if point else {})
@@ -190,7 +196,7 @@ def _curve(
     from trm.inference import curve
     from trm.terminal import bar
 
-    groups = list(curve.sweep(base, depths, rollouts))
+    groups = list(curve.sweep(base, depths, rollouts, solver.family.verifies))
     points: list[Point] = []
     with bar(console(stderr=True), "sweeping", len(groups) * len(puzzles)) as progress:
         for i, group in enumerate(groups):

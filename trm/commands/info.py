@@ -209,7 +209,7 @@ def _puzzles(name: str) -> dict[str, Any]:
     from trm import pretrained
     from trm.original import folders as original
     from trm.puzzles.arc import readers
-    from trm.puzzles.table import csv_file
+    from trm.puzzles.records import as_text, records
 
     path = Path(name)
     if original.is_folder(path):
@@ -224,16 +224,17 @@ def _puzzles(name: str) -> dict[str, Any]:
             "tasks": len(tasks),
             "pairs": f"{pairs['train']} to learn from, {pairs['test']} to be predicted",
         }
-    rows = [fields for _, fields in csv_file(path, ("question",))]
+    rows = list(records(path, ["question"]))
     if not rows:
         raise UserError(f"{name} holds no puzzles")
-    first = rows[0]["question"]
-    sizes = sorted({len(row["question"]) for row in rows})
+    texts = [as_text(place, fields["question"]) for place, fields in rows]
+    first = texts[0]
+    sizes = sorted(set(map(len, texts)))
     known = {each: pretrained.find(each)[1] for each in pretrained.bundled_names()}
     fitting = [each for each, config in known.items() if pretrained.fitting(config, first) is not None]
-    ratings = [int(row["rating"]) for row in rows if row.get("rating", "").isdigit()]
+    ratings = [int(rating) for _, row in rows if (rating := str(row.get("rating", ""))).isdigit()]
     return {
-        "format": f"CSV with the columns {', '.join(rows[0])}",
+        "format": f"puzzles with {', '.join(rows[0].fields)}",
         "puzzles": len(rows),
         "characters of a question": sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         **({"rating": f"{min(ratings)} to {max(ratings)}"} if ratings else {}),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import AvoidSubcommands, Positional, arg
 
 from trm.commands.common import at_least, console
-from trm.errors import UserError
+from trm.errors import UserError, out_of_memory_is_a_user_error
 from trm.recipe import RunConfig
 
 if TYPE_CHECKING:
@@ -84,10 +84,15 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
                 "--resume takes the run as it is: only --train.steps, --stop-after and how to compute "
                 "(--device, --dtype, --compile, --kernels, --cuda-graph) go with it"
             )
+        if "model.heads" in given and config.model.mixing != "attention":
+            raise UserError(
+                f"--model.heads is for mixing attention, and would do nothing for {config.model.mixing}"
+            )
         folder = resume or out or Path("runs") / Path(recipe_name).stem
         asked = {option: value for option, value in config.compute if option in given} if resume else {}
         steps = config.train.steps if resume and longer else None
-        outcome = run(None if resume else config, folder, stop_after, asked, console(work=True), steps)
+        with out_of_memory_is_a_user_error("lower --train.batch, or start with a smaller model"):
+            outcome = run(None if resume else config, folder, stop_after, asked, console(work=True), steps)
         if outcome.finished:
             print("\n".join(_finished(outcome)))
             return 0

@@ -17,7 +17,8 @@ from trm.original import arc as original_arc
 from trm.original import folders as original
 from trm.puzzles import deal
 from trm.puzzles.family import Family, TrainingData
-from trm.puzzles.table import Puzzles, csv_file, from_arrays, read_csv, write_csv
+from trm.puzzles.records import first_of
+from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
 from trm.recipe import absent, upgraded
 
 MADE_FROM = "made-from.json"
@@ -74,11 +75,11 @@ def locate(name: str) -> Path:
 
 
 def first_question(name: str) -> str:
-    """The first question of a CSV file or of `hub:NAME`; empty where there is none, as in a data folder."""
+    """The first question of a file or of `hub:NAME`; empty where there is none, as in a data folder."""
     path = locate(name)
     if not path.is_file():
         return ""
-    return next((fields["question"] for _, fields in csv_file(path, ("question",))), "")
+    return first_of(path)
 
 
 def read(name: str, family: Family, limit: int | None = None) -> Puzzles:

@@ -1,7 +1,8 @@
 """Load weights, solve puzzles, watch the answer being refined."""
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trm import pretrained
 from trm.config import ComputeConfig, Effort, parse
 from trm.errors import UserError
 from trm.inference.search import Found, search
-from trm.inference.think import Decision, Ends, choose, ponder, refine
+from trm.inference.think import Choice, Decision, Ends, in_turns, ponder, refine
 from trm.models import RecursiveModel
 from trm.models.candidates import Candidates
 from trm.models.layers import GatedUnit
@@ -39,20 +40,22 @@ class Answer:
     halt_probability: float
     """The model's own probability that its answer is right."""
     rollouts: int = 1
-    """Rollouts used."""
+    """Rollouts that were run."""
     decisions: int = 0
     """Decisions of a search."""
     take_backs: int = 0
     """Times that the search took up an older branch."""
     by: str = "model"
     """`model`, or `exact` where the exact solver had to step in."""
+    rollout: int = field(default=0, repr=False, compare=False)
+    """Number of the rollout whose answer was chosen, for `Solver.replay`."""
     answer_L: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False, compare=False)
     """The answer as tokens, uint8 [L]."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         values = asdict(self)
-        del values["answer_L"]
+        del values["rollout"], values["answer_L"]
         return values
 
 
@@ -117,36 +120,55 @@ class Solver:
     ) -> Iterator[Answer]:
         """As `solve`, but each batch of answers comes as soon as it is there."""
         effort = effort or Effort()
+        self.check_effort(effort)
         self._check_id(puzzle_id)
-        tokens = [self.family.parse(text) for text in puzzles]
-        if not tokens:
-            return
+        tokens = (self.family.parse(text) for text in puzzles)
         if effort.search:
-            yield from self._searched(np.stack(tokens), effort)
+            yield from self._searched(tokens, effort)
             return
-        for tokens_L, decision in zip(tokens, self.decide(np.stack(tokens), effort, puzzle_id), strict=True):
-            yield self.answer(tokens_L, decision.answer_L, decision.steps, _sigmoid(decision.halt), effort)
+        for tokens_NL in self._batches(tokens, effort):
+            decisions = self.decide(tokens_NL, effort, puzzle_id)
+            for tokens_L, decision in zip(tokens_NL, decisions, strict=True):
+                yield self.answer(tokens_L, decision, effort)
 
-    def _searched(self, tokens_NL: np.ndarray, effort: Effort) -> Iterator[Answer]:
+    def _batches(self, tokens: Iterator[np.ndarray], effort: Effort) -> Iterator[np.ndarray]:
+        """Puzzles, [N, L]: one, then twice as many each time, so that the first answer comes soon."""
+        size = 1
+        while part := list(itertools.islice(tokens, size)):
+            yield np.stack(part)
+            size = min(2 * size, max(1, self.chunk // effort.rollouts))
+
+    def _searched(self, tokens: Iterator[np.ndarray], effort: Effort) -> Iterator[Answer]:
         """Answers by search, in the order of the puzzles: one that ends early waits for those before it."""
         if not isinstance(self.model, Candidates):
             raise UserError("only a model of candidates can search: leave search out, or choose such a model")
+        asked: dict[int, np.ndarray] = {}  # puzzles that have joined the search and not yet been answered
         ended: dict[int, Found] = {}
         next_one = 0
+
+        def joining() -> Iterator[np.ndarray]:
+            for index, tokens_L in enumerate(tokens):
+                asked[index] = tokens_L
+                yield tokens_L
+
         for index, found in search(
-            self.model, self.family, tokens_NL, effort.search, self.chunk, effort.budget
+            self.model, self.family, joining(), effort.search, self.chunk, effort.budget
         ):
             ended[index] = found
             while next_one in ended:
                 each = ended.pop(next_one)
-                answer = self.answer(
-                    tokens_NL[next_one], each.answer_L, each.steps, _sigmoid(each.halt), effort
-                )
+                decision = Decision(each.answer_L, each.halt, each.steps, each.steps)
+                answer = self.answer(asked.pop(next_one), decision, effort)
                 yield replace(answer, decisions=each.decisions, take_backs=each.take_backs)
                 next_one += 1
 
-    def steps(self, puzzle: Any, effort: Effort | None = None, puzzle_id: int = 0) -> Iterator[Refinement]:
-        """The answer to one puzzle after each supervision step of the plain rollout, until it is done."""
+    def steps(
+        self, puzzle: Any, effort: Effort | None = None, puzzle_id: int = 0, rollout: int = 0
+    ) -> Iterator[Refinement]:
+        """The answer to one puzzle after each supervision step of one rollout, until it is done.
+
+        With several rollouts, `replay` shows the steps of the one whose answer was chosen.
+        """
         effort = effort or Effort()
         self._check_id(puzzle_id)
         if len(one := texts(puzzle, self.family)) != 1:
@@ -154,7 +176,7 @@ class Solver:
         tokens_1L = self._tensor(self.family.parse(one[0])[None])
         steps = effort.steps or self.training_steps
         puzzle_1 = torch.full_like(tokens_1L[:, 0], puzzle_id)
-        for thought in refine(self.model, self.family, tokens_1L, puzzle_1, steps, effort):
+        for thought in refine(self.model, self.family, tokens_1L, puzzle_1, steps, effort, rollout):
             yield Refinement(
                 thought.step,
                 thought.answer_AL[0].cpu().numpy().astype(np.uint8),
@@ -162,27 +184,70 @@ class Solver:
                 bool(thought.done_A[0]),
             )
 
+    def replay(self, answer: Answer, effort: Effort, puzzle_id: int = 0) -> Iterator[Refinement]:
+        """The steps of the rollout that an answer comes from."""
+        alone = {
+            "early_stop": False,
+            "budget": None,
+            "seconds": None,
+            "select": "halt",
+            "steps": answer.steps,
+        }
+        return self.steps(answer.puzzle, effort.model_copy(update=alone), puzzle_id, answer.rollout)
+
     def decide(self, tokens_NL: np.ndarray, effort: Effort, puzzle_id: int = 0) -> Iterator[Decision]:
         """Answers to puzzles as tokens uint8 [N, L]."""
         puzzle_N = np.full(len(tokens_NL), puzzle_id)
-        return (choose(ends, effort.select) for ends in self.rollouts(tokens_NL, effort, puzzle_N))
+        return (decision for (decision,) in self.decisions(tokens_NL, [effort], puzzle_N))
 
-    def rollouts(
-        self, tokens_NL: np.ndarray, effort: Effort, puzzle_N: np.ndarray | None = None
-    ) -> Iterator[Ends]:
-        """How the rollouts of each puzzle end; those of one puzzle run together. Ids are 0 if not given."""
-        puzzle_N = np.zeros(len(tokens_NL), np.int32) if puzzle_N is None else puzzle_N
+    def decisions(
+        self, tokens_NL: np.ndarray, efforts: Sequence[Effort], puzzle_N: np.ndarray
+    ) -> Iterator[list[Decision]]:
+        """Answers by efforts that differ only in how they select, from the same rollouts, for each puzzle.
+
+        Memory is that of `chunk` rows, whatever the number of puzzles and rollouts.
+        """
+        for parts in self._rollouts(tokens_NL, efforts[0], puzzle_N):
+            choices = [Choice(effort.select) for effort in efforts]
+            for ends in parts:
+                for choice in choices:
+                    choice.add(ends)
+            yield [choice.decision() for choice in choices]
+
+    def _rollouts(
+        self, tokens_NL: np.ndarray, effort: Effort, puzzle_N: np.ndarray
+    ) -> Iterator[Iterable[Ends]]:
+        """How the rollouts of each puzzle end: all together, or one chunk after the other."""
         steps, size = effort.steps or self.training_steps, max(1, self.chunk // effort.rollouts)
         for first in range(0, len(tokens_NL), size):
             part = slice(first, first + size)
             tokens_BL, puzzle_B = self._tensor(tokens_NL[part]), self._tensor(puzzle_N[part])
-            yield from ponder(self.model, self.family, tokens_BL, puzzle_B, steps, effort)
+            given = (self.model, self.family, tokens_BL, puzzle_B, steps, effort)
+            if effort.rollouts > self.chunk:
+                yield in_turns(*given, self.chunk)
+            else:
+                yield from ([ends] for ends in ponder(*given))
 
-    def answer(
-        self, tokens_L: np.ndarray, answer_L: np.ndarray, steps: int, halt_probability: float, effort: Effort
-    ) -> Answer:
+    def check_effort(self, effort: Effort) -> None:
+        """Raise UserError for an effort that asks for what cannot be, or for options that do nothing."""
+        name = self.family.config.name
+        for option in effort.idle():
+            value = getattr(effort, option)
+            raise UserError(
+                f"{option} {value} would do nothing for one rollout: set rollouts, or leave {option} out"
+            )
+        if effort.exact and not self.family.solves:
+            raise UserError(f"there is no exact solver for these puzzles ({name}): leave exact out")
+        if effort.select == "verify" and not self.family.verifies:
+            raise UserError(
+                f"select verify: nothing can be checked of answers to these puzzles ({name}): declare their "
+                "rules, or choose another select"
+            )
+
+    def answer(self, tokens_L: np.ndarray, decision: Decision, effort: Effort) -> Answer:
         """What is to be said of an answer; with `effort.exact`, the exact solver has the last word."""
-        by, verified = "model", self.family.verify(tokens_L, answer_L)
+        answer_L, by = decision.answer_L, "model"
+        verified = self.family.verify(tokens_L, answer_L)
         if effort.exact and verified is False:
             found = self.family.solve_exactly(tokens_L)
             if found is not None:
@@ -191,10 +256,11 @@ class Solver:
             puzzle=self.family.text(tokens_L),
             answer=self.family.text(answer_L),
             verified=verified,
-            steps=steps,
-            halt_probability=halt_probability,
-            rollouts=effort.rollouts,
+            steps=decision.steps,
+            halt_probability=_sigmoid(decision.halt),
+            rollouts=decision.rollouts,
             by=by,
+            rollout=decision.rollout,
             answer_L=answer_L,
         )
 
