@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from trm.errors import UserError
+from trm.errors import UserError, one_line
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -35,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _parse(arguments)()
     except UserError as error:
-        print(f"trm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"trm: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("trm: error: there is not enough memory for this", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -53,7 +53,7 @@ class Bar:
 def bar(console: Console, label: str, total: int, done: int = 0) -> Generator[Bar]:
     """A progress bar for `total` items; not drawn when the console is no terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a run may have any name
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _Speed(),

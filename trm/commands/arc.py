@@ -272,19 +272,21 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
 
 def _panel(grid_HW: "np.ndarray", title: str, subtitle: str = "") -> "Panel":
     from rich.panel import Panel
+    from rich.text import Text
 
     from trm.puzzles.arc.family import picture
 
     drawn = picture(grid_HW)
     # By itself, a panel makes room for its title, but not for its subtitle.
     width = max(map(len, (title, subtitle, *drawn.plain.splitlines()))) + 6
-    return Panel(drawn, title=title, subtitle=subtitle or None, width=width)
+    return Panel(drawn, title=Text(title), subtitle=subtitle or None, width=width)
 
 
 def _print_score(score: "Score", title: str) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{title}, {score.tasks} tasks")
+    table = Table(title=Text(f"{title}, {score.tasks} tasks"))
     table.add_column("")
     table.add_column("tasks solved", justify="right")
     table.add_row("single pass, no votes", str(score.single_pass))

@@ -1,6 +1,5 @@
 """`trm solve`: puzzles in, answers out, and the way there."""
 
-import csv
 import itertools
 import sys
 from collections.abc import Iterator
@@ -112,11 +111,11 @@ def _split(text: str, name: str, family: "Family") -> list[_Source]:
     """Puzzles of a text: a CSV file with a column `question`, or lines, or grids between blank lines."""
     if not name:
         return [_Source(text, "")]
-    from trm.puzzles.table import csv_rows
+    from trm.puzzles.table import csv_columns, csv_rows
 
     lines = text.splitlines()
     sources: list[_Source] = []
-    if "question" in next(csv.reader(lines), []):
+    if lines and "question" in csv_columns(lines[0]):
         rows = csv_rows(text.splitlines(keepends=True), name, ["question"])
         sources += [_Source(fields["question"], place) for place, fields in rows]
     else:
@@ -182,10 +181,10 @@ def _first(text: str, name: str) -> Iterator[str]:
     if not name:
         yield text
         return
-    from trm.puzzles.table import csv_rows
+    from trm.puzzles.table import csv_columns, csv_rows
 
     lines = text.strip("\r\n").splitlines()
-    if "question" in next(csv.reader(lines), []):
+    if lines and "question" in csv_columns(lines[0]):
         for _, fields in csv_rows(lines, name, ["question"]):
             yield fields["question"]
             return
@@ -242,5 +241,5 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
         if answer.verified is False:
             verdict = "[red]no answer was found[/]"
     screen.print(f"{verdict}; {by}{answer.steps} steps{many}, {chance}")
-    screen.print(answer.answer, highlight=False, soft_wrap=True)
+    screen.print(answer.answer, markup=False, highlight=False, soft_wrap=True)
     return answer

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from trm.errors import UserError
-from trm.files import write_atomic
+from trm.files import lines, write_atomic
 from trm.puzzles.family import Family
 
 
@@ -68,12 +68,20 @@ def from_arrays(
     return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), puzzles, ratings)
 
 
-def csv_rows(lines: Iterable[str], name: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_columns(line: str) -> list[str]:
+    """Columns that a first line names; none where it cannot be that of a CSV text."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
+def csv_rows(text: Iterable[str], name: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a CSV text: the place of each, for messages, and its fields by column. Blank lines are none.
 
     UserError names the line of a missing column, a torn row, or what is not CSV.
     """
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(text, strict=True)
     try:
         header = [column.strip() for column in next(reader, [])]
         for column in needed:
@@ -98,13 +106,7 @@ def csv_rows(lines: Iterable[str], name: str, needed: Sequence[str]) -> Iterator
 
 def csv_file(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """`csv_rows` of a file; UserError also where it cannot be read, or is no text."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv_rows(file, str(path), needed)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a UTF-8 text file: {error.reason}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return csv_rows(lines(path, newline=""), str(path), needed)
 
 
 def read_csv(path: Path, family: Family, limit: int | None = None) -> Puzzles:

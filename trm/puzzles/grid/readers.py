@@ -23,6 +23,7 @@ import numpy as np
 
 from trm.config import parse
 from trm.errors import UserError
+from trm.files import lines
 from trm.puzzles import deal
 from trm.puzzles.family import Family
 from trm.puzzles.grid.config import MAX_CELLS, MAX_SYMBOLS, GridConfig, GridRules
@@ -52,12 +53,7 @@ def read_rows(path: Path, height: int | None = None) -> list[Row]:
     `height` is the number of rows in texts without row separators.
     """
     read = _read_json if path.suffix.lower() in _JSON else _read_csv
-    try:
-        rows = [_row(*fields, height=height) for fields in read(path)]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a UTF-8 text file: {error.reason}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    rows = [_row(*fields, height=height) for fields in read(path)]
     if not rows:
         raise UserError(f"{path} holds no puzzles; give at least one")
     return rows
@@ -69,26 +65,25 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line.rstrip())
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{where}, column {error.colno}: not JSON: {error.msg}; write one object per line"
-                ) from None
-            except (ValueError, RecursionError) as error:  # a number or a nesting beyond all reason
-                raise UserError(f"{where}: not JSON: {error}; write one object per line") from None
-            if not isinstance(values, dict):
-                raise UserError(f"{where}: not a JSON object; write one object per line")
-            for key in ("question", "answer"):
-                if key not in values:
-                    found = ", ".join(values)[:80] or "no key at all"
-                    raise UserError(f"{where}: no key {key!r} ({found}); give question and answer")
-            yield where, values["question"], values["answer"], values.get("puzzle")
+    for number, line in enumerate(lines(path), 1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line.rstrip())
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{where}, column {error.colno}: not JSON: {error.msg}; write one object per line"
+            ) from None
+        except (ValueError, RecursionError) as error:  # a number or a nesting beyond all reason
+            raise UserError(f"{where}: not JSON: {error}; write one object per line") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: not a JSON object; write one object per line")
+        for key in ("question", "answer"):
+            if key not in values:
+                found = ", ".join(values)[:80] or "no key at all"
+                raise UserError(f"{where}: no key {key!r} ({found}); give question and answer")
+        yield where, values["question"], values["answer"], values.get("puzzle")
 
 
 def from_arrays(
