@@ -127,7 +127,7 @@ def test_damaged_files(name: str, good: Files, tmp_path: Path, capfd, monkeypatc
     while number == 0 or time.monotonic() < end:
         phases = None if SECONDS else (Phase.generate,)  # what fails is made smaller only in the long form
         options = settings(
-            max_examples=300 if SECONDS else FEW,
+            max_examples=50 if SECONDS else FEW,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
