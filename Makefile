@@ -1,12 +1,13 @@
 # make setup   the environment in .venv
 # make test    lint, types and all tests
+# make fuzz    an hour of damaged files (TRM_FUZZ_SECONDS=600 make fuzz: ten minutes)
 # make demo    train the small 6x6 Sudoku model, evaluate it, watch it solve
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: setup test demo clean
+.PHONY: setup test fuzz demo clean
 
 setup: .venv/ready
 
@@ -23,6 +24,9 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/pytest --numprocesses auto
+
+fuzz: setup
+	TRM_FUZZ_SECONDS=$${TRM_FUZZ_SECONDS:-3600} $(BIN)/pytest tests/fuzz
 
 demo: setup
 	rm -rf $(RUN)

@@ -18,7 +18,7 @@ from typing import Any
 
 import trm
 from trm.commands.common import Volume, detail
-from trm.errors import UserError
+from trm.errors import UserError, one_line
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -55,7 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if Volume.verbose:
             traceback.print_exc()
-        print(f"trm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"trm: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("trm: error: there is not enough memory for this", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _interrupted()

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -39,6 +40,15 @@ class Config(BaseModel):
     """Base of every configuration: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _within_reason(cls, value: Any) -> Any:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("is larger than 64 bits can hold")
+        if isinstance(value, str) and any(char < " " or char == "\x7f" for char in value):
+            raise ValueError(f"holds a control character: {value[:40]!a}")
+        return value
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -63,23 +73,23 @@ class ModelConfig(Config):
     """trm: one tiny network; candidates: the same recursion with a position for every cell and symbol, for
     families whose symbols may be renamed; hrm: two networks and a one-step gradient; transformer: plain
     baseline."""
-    width: int = Field(512, gt=0)
+    width: int = Field(512, gt=0, le=2**16)
     """D, the width of y, z and every embedding."""
-    layers: int = Field(2, gt=0)
+    layers: int = Field(2, gt=0, le=1024)
     """Blocks of the network that updates z (and y, unless the networks are separate)."""
-    answer_layers: int | None = Field(None, gt=0)
+    answer_layers: int | None = Field(None, gt=0, le=1024)
     """Blocks of the network that updates y, where it is a network of its own; default: as `layers`."""
-    heads: int = Field(8, gt=0)
+    heads: int = Field(8, gt=0, le=2**16)
     """Attention heads."""
-    head_width: int | None = Field(None, gt=0)
+    head_width: int | None = Field(None, gt=0, le=2**16)
     """Width of a head. Default: width / heads, which must be whole then."""
-    expansion: float = Field(4.0, gt=0)
+    expansion: float = Field(4.0, gt=0, le=1024)
     """Expansion of the gated unit; its inner width is 2/3 of expansion x width, rounded up to 256s."""
-    inner: int | None = Field(None, gt=0)
+    inner: int | None = Field(None, gt=0, le=2**20)
     """Inner width of the gated unit over channels, where it is not to follow from the expansion."""
-    T: int = Field(3, gt=0)
+    T: int = Field(3, gt=0, le=10_000)
     """Cycles per supervision step; only the last one carries gradient."""
-    n: int = Field(6, gt=0)
+    n: int = Field(6, gt=0, le=10_000)
     """Latent updates (of z) per cycle, before the one answer update (of y)."""
     mixing: Literal["attention", "mixer", "convolution", "relations"] = "attention"
     """How positions exchange information: self-attention; an MLP over a fixed number of tokens; 3x3
@@ -88,7 +98,7 @@ class ModelConfig(Config):
     """Position encoding; RoPE acts in attention only, and the default of all other mixing is none."""
     gate: Literal["swiglu", "normed"] = "swiglu"
     """normed: down(sigmoid(g) * rmsnorm(g * u)), which stays bounded under Muon."""
-    prefix: int = Field(0, ge=0)
+    prefix: int = Field(0, ge=0, le=2**12)
     """P, positions before the puzzle: learned registers, or the puzzle embedding padded with zeros."""
     puzzle_width: int = Field(0, ge=0)
     """Width of the puzzle embedding that fills the start of the prefix; 0 turns it off."""
@@ -216,7 +226,7 @@ class ComputeConfig(Config):
 class SupervisionConfig(Config):
     """Deep supervision and adaptive halting (ACT)."""
 
-    steps: int = Field(16, gt=0)
+    steps: int = Field(16, gt=0, le=10**6)
     """N_sup, the most supervision steps that one puzzle gets; each is one optimizer step."""
     act: bool = True
     """Halt a training row as soon as its halt logit says so; off: every row runs all steps."""
@@ -291,7 +301,7 @@ class OptimizerConfig(Config):
     """Muon's decoupled weight decay."""
     muon_momentum: float = Field(0.6, ge=0, lt=1)
     """Muon's (Nesterov) momentum."""
-    muon_newton_schulz: int = Field(3, gt=0)
+    muon_newton_schulz: int = Field(3, gt=0, le=100)
     """Newton-Schulz iterations of Muon."""
     puzzle_lr: float = Field(1e-4, ge=0)
     """Learning rate of the sparse sign-SGD on puzzle embeddings."""

@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from trm import pretrained
 from trm.data.sources import HUB_FILES
 from trm.errors import UserError, first_line
-from trm.files import full_disk_is_a_user_error, new_folder
+from trm.files import full_disk_is_a_user_error, new_folder, read_json
 from trm.pretrained import FILES, PretrainedConfig
 
 CARD = "README.md"
@@ -270,13 +270,11 @@ def _named(path: str) -> str:
 
 
 def _report(path: Path) -> dict[str, Any]:
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         for figures in values["weights"].values():
             shares = figures.get("all_steps") or figures["early_stop"]
             _row(str(values["data"]), values["n"], shares["exact"], shares["cells"]["value"])
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{path} is no report of `trm eval --json`") from None
     return values

@@ -21,15 +21,14 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trm import device
 from trm.config import ComputeConfig, Config, Dtype, FamilyConfig, ModelConfig, parse
 from trm.errors import UserError, first_line
-from trm.files import full_disk_is_a_user_error, new_folder
-from trm.models import RecursiveModel, build, check_weights, load_weights
+from trm.files import full_disk_is_a_user_error, new_folder, read_json
+from trm.models import RecursiveModel, check_weights, load_weights, rebuild
 from trm.models.wider import widened
 from trm.original import models as original
 from trm.puzzles import AnyFamily
@@ -52,7 +51,7 @@ class PretrainedConfig(Config):
     """Version of this layout."""
     family: AnyFamily
     model: ModelConfig
-    puzzles: int = 1
+    puzzles: int = Field(1, ge=1, le=2**31)
     """Number of puzzle ids."""
     puzzle_ids: str = ""
     """Hash of the table that says what the ids stand for (`puzzles.safetensors`), where there is one."""
@@ -212,7 +211,6 @@ def load(
     if remarks:
         raise UserError(f"{settled.device} computes only {' and '.join(remarks)}")
     family = config.family.build()
-    model = build(config.model, family.problem(config.puzzles), settled)
     try:
         weights = _read_weights(folder / WEIGHTS)
     except UserError as error:
@@ -220,7 +218,7 @@ def load(
             raise
         remedy = f"trm pull {repo[0]} --force" + (f" --revision {repo[1]}" if repo[1] else "")
         raise UserError(f"{error}; download it again with `{remedy}`") from None
-    load_weights(model, weights, str(folder))
+    model = rebuild(config.model, family.problem(config.puzzles), weights, str(folder), settled)
     raw = weights | _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
     if raw is not None:
         check_weights(model, raw, str(folder / _RAW))
@@ -251,6 +249,8 @@ def start_from(model: RecursiveModel, name: str, family: Family, variants: Varia
         mean_W = weights[table][min(1, found.config.puzzles - 1) :].mean(0)
         new_PW = mean_W.repeat(len(model.state_dict()[table]), 1)
         for old, new in shared:
+            if int(old.max()) >= found.config.puzzles:
+                raise UserError(f"{found.folder} names more puzzle ids than it has embeddings: it is damaged")
             new_PW[new] = weights[table][old]
         weights[table] = new_PW
     if _twice_as_wide(found.config.model, model.config):
@@ -393,10 +393,7 @@ def _hub_name(name: str) -> tuple[str, str] | None:
 
 def _read_config(folder: Path) -> PretrainedConfig:
     path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    values = read_json(path)
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}, but this version of trm reads format {FORMAT}")
@@ -408,10 +405,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         found = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    except (
+        Exception
+    ) as error:  # safetensors and torch fail in several ways, at numbers that one of them lacks
+        raise UserError(f"{path} is damaged or no safetensors file: {first_line(error)}") from None
     for name, weight in found.items():
-        if not weight.isfinite().all():
+        if not (weight.is_floating_point() and weight.isfinite().all()):
             raise UserError(
                 f"{path}: {name} holds numbers that are not finite, so nothing can be computed with it; take "
                 "weights of an earlier step"

@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
-import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 from tyro.conf import arg
 
@@ -30,7 +29,8 @@ from trm.config import (
     option_names,
     parse,
 )
-from trm.errors import UserError, first_line
+from trm.errors import UserError
+from trm.files import read_yaml
 from trm.puzzles import FAMILIES, AnyFamily, config_classes
 
 
@@ -127,13 +127,14 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         old = new.get(section)
         if isinstance(old, Mapping) and (moved := {name: old[name] for name in options if name in old}):
             new[section] = {name: value for name, value in old.items() if name not in moved}
-            new["compute"] = moved | new.get("compute", {})
+            new["compute"] = _filled(new.get("compute", {}), moved)
     if "task" in new:
         new.setdefault("family", new.pop("task"))
         if isinstance(new.get("model"), Mapping):
             new["model"] = _upgraded_model(new["model"])
-        if isinstance(compiled := new.get("compute", {}).get("compile"), bool):
-            new["compute"]["compile"] = "block" if compiled else "none"
+        compute = new.get("compute")
+        if isinstance(compute, Mapping) and isinstance(compiled := compute.get("compile"), bool):
+            new["compute"] = dict(compute) | {"compile": "block" if compiled else "none"}
     family, data = new.get("family"), new.get("data")
     if not isinstance(data, Mapping):
         return new
@@ -142,15 +143,22 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     known = option_names(kind.data) if kind else []
     sections: dict[str, dict[str, Any]] = {"": {}}
     for option, value in data.items():
+        if not isinstance(option, str):
+            return new
         place, default = _ONCE_SHARED.get(option, (option, None))
         if option in _ONCE_SHARED and place not in known and value == default:
             continue  # listed for the sake of another family
         section, _, place = place.rpartition(".")
         sections.setdefault(section, {})[place] = value
     for section in sections.keys() - {""}:
-        sections[""][section] = sections[""].get(section, {}) | sections[section]
+        sections[""][section] = _filled(sections[""].get(section, {}), {}, sections[section])
     new["data"] = sections[""]
     return new
+
+
+def _filled(section: Any, defaults: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Any:
+    """A section with values under and over its own; what is none stays, to be refused by name."""
+    return {**defaults, **section, **(changes or {})} if isinstance(section, Mapping) else section
 
 
 def _upgraded_model(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,24 +174,9 @@ def _upgraded_model(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_config(path: Path) -> RunConfig:
     """Read a `RunConfig` from a YAML file."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {_yaml_fault(error)}") from None
+    values = read_yaml(path)
     config = parse(RunConfig, {} if values is None else values, str(path))
     return _renamed(config, lambda name: _beside(name, path.parent))
-
-
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    """The place of a fault, and what it is."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return first_line(error)
-    mark = error.problem_mark
-    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def located(config: RunConfig, folder: Path) -> RunConfig:

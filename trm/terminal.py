@@ -74,7 +74,7 @@ def pause(seconds: float) -> float:
 def bar(console: Console, label: str, total: int, done: int = 0) -> Generator[Bar]:
     """A progress bar for `total` items; where the console is no terminal, a line now and then."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a run may have any name
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _Speed(),

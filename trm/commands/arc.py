@@ -273,8 +273,9 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
 
 def _print_score(score: "Score", title: str) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{title}, {score.tasks} tasks")
+    table = Table(title=Text(f"{title}, {score.tasks} tasks"))
     table.add_column("")
     table.add_column("tasks solved", justify="right")
     table.add_row("single pass, no votes", str(score.single_pass))

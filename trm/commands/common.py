@@ -53,11 +53,12 @@ def panel(screen: "Console", drawn: "RenderableType", title: str, subtitle: str 
     """A picture in a frame that is wide enough for what is written on it."""
     from rich.measure import Measurement
     from rich.panel import Panel
+    from rich.text import Text
 
     # By itself, a panel makes room for its title, but not for its subtitle.
     widest = Measurement.get(screen, screen.options, drawn).maximum
     width = max(len(title) + 2, len(subtitle) + 2, widest) + 4
-    return Panel(drawn, title=title, subtitle=subtitle or None, width=width)
+    return Panel(drawn, title=Text(title), subtitle=subtitle or None, width=width)
 
 
 def to_lower(effort: "Effort") -> str:

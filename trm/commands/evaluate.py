@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from trm.commands.common import at_least, console, dump, to_lower
-from trm.config import ComputeConfig, Device, Dtype, Effort
+from trm.config import ComputeConfig, Device, Dtype, Effort, parse
 from trm.errors import UserError, out_of_memory_is_a_user_error
+from trm.recipe import RunConfig, upgraded
 
 if TYPE_CHECKING:
     from trm.inference.curve import Point
@@ -133,9 +134,10 @@ def evaluate(
 
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
     """The weights to evaluate, by name."""
-    recipe = found.config.about.get("recipe", {})
-    frozen = recipe.get("optimizer", {}).get("only_puzzles")  # puzzle embeddings are never averaged
-    averaged = recipe.get("ema", {}).get("decay") and not frozen
+    recipe = found.config.about.get("recipe")
+    run = parse(RunConfig, upgraded(recipe), f"the recipe of {found.folder}") if recipe else None
+    # Puzzle embeddings are never averaged.
+    averaged = run is not None and run.ema.decay and not run.optimizer.only_puzzles
     variants = {"ema" if averaged else "raw": found.model.state_dict()}
     variants = {name: {k: v.clone() for k, v in weights.items()} for name, weights in variants.items()}
     if found.raw is not None:
@@ -215,9 +217,10 @@ def _curve(
 def _print_reports(results: "dict[str, tuple[Report, Point | None]]", title: str) -> None:
     """Figures as a table, one column per kind of weights."""
     from rich.table import Table
+    from rich.text import Text
 
     reports = {name: report for name, (report, _) in results.items()}
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("")
     for name in reports:
         table.add_column(f"{name} weights", justify="right")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 import trm
+from trm import files
 from trm.commands.common import console, dump, panel, to_lower
 from trm.config import Device, Dtype, Effort
 from trm.errors import UserError, out_of_memory_is_a_user_error
@@ -103,7 +104,7 @@ def _opened(puzzle: str, file: str) -> "Iterator[Lines | None]":
     if not (puzzle or name):
         raise UserError("give a puzzle, --file FILE, or `-` for standard input")
     if name == "-":
-        yield records.Lines(sys.stdin, "standard input")
+        yield records.Lines(files.lines(sys.stdin, "standard input"), "standard input")
     elif name:
         with records.opened(Path(name)) as lines:
             yield lines

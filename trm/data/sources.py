@@ -12,7 +12,7 @@ from trm import rng
 from trm.config import DataConfig, GeneratorConfig
 from trm.data import batches
 from trm.errors import UserError, first_line
-from trm.files import new_folder, sha256, write_atomic
+from trm.files import new_folder, read_json, sha256, write_atomic
 from trm.original import arc as original_arc
 from trm.original import folders as original
 from trm.puzzles import deal
@@ -253,7 +253,7 @@ def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
     Options that were added later have their defaults.
     """
     try:
-        values = upgraded(json.loads(mark.read_text(encoding="utf-8")))
+        values = upgraded(read_json(mark))
         config = type(family.config).model_validate(values["family"])
         generator = config.data.model_validate({"generate": values["data"]["generate"]}).generator()
         assert generator is not None  # it has made them
@@ -262,7 +262,7 @@ def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
             "data": {"generate": generator.model_dump(mode="json")},
             "seed": values["seed"],
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -35,7 +35,7 @@ from pydantic import ConfigDict, Field
 
 from trm.config import Config, parse
 from trm.errors import UserError, first_line
-from trm.files import full_disk_is_a_user_error, new_folder, write_atomic
+from trm.files import LISTING, full_disk_is_a_user_error, new_folder, read_json, write_atomic
 from trm.puzzles.arc.readers import TEST_PUZZLES
 from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
@@ -101,14 +101,7 @@ def sizes(path: Path) -> Sizes:
 def identifiers(folder: Path) -> list[str]:
     """Names of the puzzle ids of a data folder; UserError if the file is missing or damaged."""
     path = folder / IDENTIFIERS
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; it says what the puzzle ids of the folder stand for"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; build the folder again") from None
+    names = read_json(path, "it says what the puzzle ids of the folder stand for", LISTING)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} must be a list of names: build the folder again")
     return names
@@ -265,8 +258,8 @@ def _test_puzzles(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return dict(read_json(path, "build the folder again", LISTING))
+    except (ValueError, TypeError) as error:
         raise UserError(f"cannot read {path}: {first_line(error)}; build the folder again") from None
 
 
@@ -293,17 +286,13 @@ def _read_about(folder: Path, split: str, family: Family) -> _About:
     for name in about.sets:
         if not _is_plain(name):
             raise UserError(f"{path}: {name!r} is no name of a set; use letters, digits and _")
+    if len(set(about.sets)) < len(about.sets):
+        raise UserError(f"{path} names a set twice: build the folder again")
     return about
 
 
 def _parse_about(path: Path) -> _About:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; build the folder again") from None
-    return parse(_About, values, str(path))
+    return parse(_About, read_json(path, "build the folder again"), str(path))
 
 
 def _read_set(inside: Path, name: str, about: _About) -> Puzzles:

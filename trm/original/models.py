@@ -19,8 +19,8 @@ from torch import Tensor
 
 import trm
 from trm.config import FamilyConfig, ModelConfig, parse
-from trm.errors import UserError, first_line
-from trm.files import full_disk_is_a_user_error, sha256, write_atomic
+from trm.errors import UserError
+from trm.files import full_disk_is_a_user_error, read_yaml, sha256, write_atomic
 from trm.models import RecursiveModel
 from trm.original import arc, checkpoints, folders
 from trm.puzzles.arc.config import ArcConfig
@@ -168,15 +168,10 @@ def write(path: Path, model: RecursiveModel, recipe: RunConfig, compiled: bool =
 
 
 def _read_config(path: Path, guessed: bool) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         hint = "give it with --config" if guessed else "give the one that was written with the checkpoint"
-        raise UserError(f"there is no {path}, which describes the model: {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {first_line(error)}") from None
+        raise UserError(f"there is no {path}, which describes the model: {hint}")
+    values = read_yaml(path)
     if not isinstance(values, dict) or not isinstance(values.get("arch", values), dict):
         raise UserError(f"{path} is no configuration of the original: it should hold the section arch")
     return values

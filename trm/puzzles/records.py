@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from trm import files
 from trm.errors import UserError
 from trm.puzzles.family import Family
 
@@ -46,7 +47,9 @@ _NAMES = {
 }
 _DELIMITERS = ",\t;"
 _LOOK_AHEAD = 1000  # lines, at most, in which the first puzzle of a text is looked for
+_MOST_AHEAD = 2**16  # lines that are remembered while looking ahead
 
+csv.field_size_limit(2**22)  # a long field is for the family to refuse, which knows how long one may be
 
 Bad = Callable[[UserError], None]  # what to do about a puzzle that cannot be read
 
@@ -83,6 +86,8 @@ class Lines:
         return self
 
     def __next__(self) -> str:
+        if self._seen is not None and len(self._seen) >= _MOST_AHEAD:
+            raise UserError(f"{self.name}: no puzzle within {_MOST_AHEAD:,} lines")
         try:
             line = self._back.popleft() if self._back else next(self._lines)
         except UnicodeDecodeError as error:
@@ -129,7 +134,8 @@ def opened(path: Path) -> Iterator[Lines]:
         packed = file.peek(2)[:2] == b"\x1f\x8b"
         raw = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
         # Line ends are kept, as a quoted field may hold some.
-        yield Lines(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), str(path))
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        yield Lines(files.lines(text, str(path)), str(path))
 
 
 def records(path: Path, needed: Sequence[str] = ("question", "answer")) -> Iterator[Record]:
@@ -298,7 +304,7 @@ def _json(lines: Lines, bad: Bad = refuse) -> Iterator[tuple[str, Any]]:
         # A line that is broken says more by itself than what follows from it.
         whole = not (start.startswith("{") and start.rstrip().endswith("}"))
     if whole:
-        offset, text = lines.number, "".join(lines)
+        offset, text = lines.number, _all(lines)
         value = _loaded(text, lines.name, offset)
         if isinstance(value, dict):
             lists = [each for each in value.values() if isinstance(each, list)]
@@ -313,6 +319,19 @@ def _json(lines: Lines, bad: Bad = refuse) -> Iterator[tuple[str, Any]]:
             bad(error)
         else:
             yield lines.place, value
+
+
+def _all(lines: Lines) -> str:
+    """What is left of a text; UserError where that is more than memory should hold."""
+    parts, size = [], 0
+    for line in lines:
+        parts.append(line)
+        size += len(line)
+        if size > files.LISTING:
+            raise UserError(
+                f"{lines.name}: larger than {files.LISTING >> 20} MiB: write one JSON object per line"
+            )
+    return "".join(parts)
 
 
 def _loaded(text: str, name: str, offset: int, remedy: str = "") -> Any:

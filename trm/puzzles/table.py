@@ -21,8 +21,6 @@ from trm.files import write_atomic
 from trm.puzzles.family import Family
 from trm.puzzles.records import as_text, records
 
-csv.field_size_limit(2**31 - 1)  # a long field is for the family to refuse, which knows how long one may be
-
 
 @dataclass(frozen=True)
 class Puzzles:

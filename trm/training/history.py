@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from trm.errors import UserError
-from trm.files import full_disk_is_a_user_error, is_held, write_atomic
+from trm.files import full_disk_is_a_user_error, is_held, read_json, read_yaml, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,9 +103,9 @@ def _whole(text: str) -> Iterator[Line]:
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and values.keys() >= {"kind", "step"}:
+        if isinstance(values, dict) and isinstance(values.get("step"), int) and "kind" in values:
             yield values
 
 
@@ -116,9 +114,9 @@ def read(folder: Path) -> Run:
     if not is_run(folder):
         raise UserError(f"{folder} holds no run: expected config.yaml and metrics.jsonl")
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = read_yaml(folder / "config.yaml")
         name, steps = str(config["name"]), int(config["train"]["steps"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+    except (UserError, ValueError, TypeError, KeyError):
         raise UserError(
             f"{folder / 'config.yaml'} is damaged: it does not say the run's name and length"
         ) from None
@@ -155,8 +153,8 @@ def _state(folder: Path, done: bool, changed: float) -> State:
 def _saved(folder: Path) -> int:
     """Step of the newest weights for use, which are written with every checkpoint."""
     try:
-        return int(json.loads((folder / "last" / "config.json").read_text(encoding="utf-8"))["about"]["step"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return int(read_json(folder / "last" / "config.json")["about"]["step"])
+    except (UserError, ValueError, TypeError, KeyError, OverflowError):
         return 0
 
 

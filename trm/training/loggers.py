@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
-import yaml
 
 import trm
 from trm.config import TrainConfig
 from trm.errors import UserError, first_line
-from trm.files import git_commit, write_atomic
+from trm.files import git_commit, read_json, read_yaml, write_atomic
 
 Kind = Literal["train", "eval"]
 
@@ -48,7 +47,7 @@ class JsonLines(Logger):
         self.path = folder / "metrics.jsonl"
         lines = []
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         # A run that was killed may have logged steps past its last checkpoint.
         write_atomic(self.path, "".join(line for line in lines if _step_of(line) <= step))
 
@@ -58,10 +57,10 @@ class JsonLines(Logger):
 
 
 def _step_of(line: str) -> float:
-    """Step of a line; one that was cut short belongs to no step."""
+    """Step of a line; one that was cut short, or says no step, belongs to none."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError):
         return math.inf
 
 
@@ -104,10 +103,12 @@ class Identity(NamedTuple):
         path = folder / _LOGGED_AS
         if not path.exists():
             write_atomic(path, json.dumps({"id": secrets.token_hex(4)}) + "\n")
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = read_yaml(folder / "config.yaml")
         code = {"trm": trm.__version__, "commit": git_commit(Path(trm.__file__))}
-        own = json.loads(path.read_text(encoding="utf-8"))["id"]
-        return Identity(own, config["name"], config | code)
+        own = read_json(path)
+        if not isinstance(own, dict) or not isinstance(own.get("id"), str):
+            raise UserError(f"{path} is damaged: it does not say the id of the run; delete it for a new one")
+        return Identity(own["id"], config["name"], config | code)
 
 
 def _package(name: str) -> Any:

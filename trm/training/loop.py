@@ -41,8 +41,16 @@ from trm import device, pretrained
 from trm.config import ComputeConfig, dump_config, parse
 from trm.data import sources
 from trm.data.batches import Batch, Batches
-from trm.errors import UserError, first_line
-from trm.files import drafts, full_disk_is_a_user_error, git_commit, held, remove_drafts, write_atomic
+from trm.errors import UserError
+from trm.files import (
+    drafts,
+    full_disk_is_a_user_error,
+    git_commit,
+    held,
+    read_json,
+    remove_drafts,
+    write_atomic,
+)
 from trm.inference.evaluate import Report, evaluate
 from trm.inference.picture import refinements
 from trm.models import RecursiveModel, State, build
@@ -505,15 +513,11 @@ def _check_data(folder: Path, data: TrainingData) -> None:
     path = folder / _DATA
     if not path.exists():  # a run of an earlier version, which kept no record
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path}: {first_line(error)}; it says what the run is trained on"
-        ) from None
+    before = read_json(path, "it says what the run is trained on")
     for name, now in _records(data).items():
-        if before.get(name) != now:
-            rows = before.get(name, {}).get("rows", "no")
+        then = before.get(name) if isinstance(before, dict) else None
+        if then != now:
+            rows = then.get("rows", "no") if isinstance(then, dict) else "no"
             raise UserError(
                 f"the {name} puzzles are not those that this run was started with ({rows} then, "
                 f"{now['rows']} now): put the data back as they were, or train into a new folder"

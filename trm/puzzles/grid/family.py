@@ -17,6 +17,7 @@ Shapes: H height, W width, L = H * W cells of the canvas; B batch, G symmetries 
 that may be renamed, V = symbols + 1 tokens.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -39,8 +40,7 @@ from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, tur
 Confirm = Callable[[list[list[str]], list[list[str]]], bool]
 
 PAD = 0
-# An empty line between two rows is drawing; two slashes in a row are a row without cells.
-_ROW_END = re.compile(r"\s*[/\r\n]\s*")
+_LINE_END = re.compile(r"[\r\n]")
 _SHOWN = 20  # symbols listed in a message
 
 
@@ -50,9 +50,11 @@ def split_cells(text: str, spaced: bool = False) -> list[list[str]]:
     There is always a row; it holds no cell where nothing stands between two separators.
     """
     rows = []
-    for row in _ROW_END.split(text.strip()):
-        parts = row.split()
-        rows.append(parts if spaced or len(parts) != 1 else list(row))
+    # An empty line between two rows is drawing; two slashes in a row are a row without cells.
+    parts = (list(filter(str.strip, _LINE_END.split(part))) or [""] for part in text.split("/"))
+    for row in itertools.chain.from_iterable(parts):
+        cells = row.split()
+        rows.append(cells if spaced or len(cells) != 1 else list(cells[0]))
     return rows
 
 
