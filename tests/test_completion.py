@@ -26,7 +26,10 @@ def printed(shell: str) -> str:
 
 def offered(script: Path, *words: str) -> list[str]:
     """What bash offers for the last of these words."""
-    code = f'source {script}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_trm; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    code = (
+        f'source {script}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_trm; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
     done = subprocess.run(["bash", "-c", code, "bash", "trm", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:-1]
