@@ -189,7 +189,7 @@ def depth(count: int = 500, steps: int = 16) -> None:
 
 
 def slots(rows: int = 8, steps: int = 24) -> None:
-    """The batch in flight: a colour is a puzzle, a number its supervision step."""
+    """The batch in flight: a change of colour is a new puzzle, a number its supervision step."""
     solver = trm.load("mini", device="cpu")
     config = trm.load_recipe("mini")
     torch.manual_seed(0)
@@ -204,33 +204,31 @@ def slots(rows: int = 8, steps: int = 24) -> None:
     ):
         above = top + half * (rows * cell + 64)
         drawing.text(left, above - 10, title, anchor="start")
-        for step, (ids, counts) in enumerate(flight(model, puzzles, rows, steps)):
-            for row in range(rows):
+        met = list(range(rows))  # puzzles that a row has had, which gives their colours
+        for step, steps_B in enumerate(flight(model, puzzles, rows, steps)):
+            for row, count in enumerate(steps_B):
+                met[row] += count == 1
                 x, y = left + step * cell, above + row * cell
-                drawing.box(x, y, cell - 1, cell - 1, COLOURS[ids[row] % len(COLOURS)])
-                drawing.text(x + cell / 2, y + 15, counts[row], fill="#fff")
+                drawing.box(x, y, cell - 1, cell - 1, COLOURS[met[row] % len(COLOURS)])
+                drawing.text(x + cell / 2, y + 15, count, fill="#fff")
         for row in range(rows):
             drawing.text(left - 8, above + row * cell + 15, f"row {row + 1}", anchor="end")
         drawing.text(left + steps * cell / 2, above + rows * cell + 16, "optimizer steps")
     drawing.save("slots")
 
 
-def flight(
-    model: RecursiveModel, puzzles: Puzzles, rows: int, steps: int
-) -> list[tuple[list[int], list[int]]]:
-    """For every optimizer step, which puzzle is in each row, and which supervision step it gets."""
+def flight(model: RecursiveModel, puzzles: Puzzles, rows: int, steps: int) -> list[list[int]]:
+    """For every optimizer step, which supervision step each row gets; the weights stay as they are."""
     supervision = trm.load_recipe("mini").supervision
     batches = Batches(puzzles, rows, as_they_are(puzzles, "cpu"), "cpu")
-    state = empty_slots(model, batches.batch(0, torch.tensor(0), 0))
-    numbers: dict[bytes, int] = {}
-    seen = []
+    slots = empty_slots(model, batches.batch(0, torch.tensor(0)))
+    counts = []
     for number in range(steps):
         key = rng.fold(rng.stream("explore", torch.device("cpu")), number)
         with torch.no_grad():
-            state = supervise(model, state, batches.batch(0, torch.tensor(number), 0), supervision, key).slots
-        tokens = [row.numpy().tobytes() for row in state.batch.tokens_BL]
-        seen.append(([numbers.setdefault(each, len(numbers)) for each in tokens], state.steps_B.tolist()))
-    return seen
+            slots = supervise(model, slots, batches.batch(0, torch.tensor(number)), supervision, key).slots
+        counts.append(slots.steps_B.tolist())
+    return counts
 
 
 PICTURES = {"refinement": refinement, "wave": wave, "depth": depth, "slots": slots}
