@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 # Their examples have tests of their own, or are records of what was run.
-ELSEWHERE = {"TUTORIAL.md", "EXTENDING.md", "RESULTS.md", "LOG.md", "PARITY.md", "DESIGN.md"}
+ELSEWHERE = {"TUTORIAL.md", "EXTENDING.md", "RESULTS.md", "LOG.md", "PARITY.md", "DESIGN.md", "HUB.md", "COMMANDS.md"}
 NEW = [page for page in PAGES if page not in ELSEWHERE]
 
 
