@@ -112,6 +112,7 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "runs": "List the runs in a folder: state, step, best figures.",
     "plot": "Draw loss and accuracy of one or several runs beside each other.",
     "info": "List what there is, or say what something is: `trm info mini`, `trm info runs/mini`.",
+    "completion": "Print the script that completes commands, options and their choices in a shell.",
 }
 
 
@@ -153,6 +154,10 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.commands import runs
 
         return {"runs": runs.runs, "plot": runs.plot}[name]
+    if name == "completion":
+        from trm.commands import completion
+
+        return completion.command({each: _command(each, []) for each in _COMMANDS if each != name})
     from trm.commands.info import info
 
     return info
