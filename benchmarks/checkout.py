@@ -1,4 +1,4 @@
-"""The code of the original, run from a checkout of it: as it is, on a CPU, without the packages that need CUDA.
+"""The code of the original, run from a checkout: as it is, on a CPU, without packages that need CUDA.
 
 `opened` imports its modules under their own names, which are taken back when the block ends. What it imports
 and does not need here, or what would need a CUDA device, is stood in for:
@@ -215,7 +215,7 @@ class PlainAdamATan2(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             lr, (b1, b2) = group["lr"], group["betas"]

@@ -7,14 +7,16 @@
     training   40 optimizer steps on the same batches: losses, weights and their moving average
     votes      pass@k and submission.json of its ARC evaluator, of the same predictions
 
-Everything runs on one CPU at tiny sizes, in float32 as published and in float64, where rounding hides nothing.
+Everything runs on a CPU at tiny sizes, in float32 and in float64, where rounding hides nothing.
 A recursive network amplifies rounding, so the original also runs beside itself with every weight moved by one
-unit in the last place: where that moves it further than a fixed bound, MARGIN times as far is allowed. What
-stands in for packages that need CUDA is said in `checkout.py`. Exit code 1 if anything is further apart.
+unit in the last place: where that moves it further than a fixed bound, MARGIN times as far is allowed, and
+nothing is judged any more from where it parts from itself (TELLING). What stands in for packages that need
+CUDA is said in `checkout.py`. Exit code 1 if anything is further apart than allowed.
 
 Shapes: N rows, L tokens, B batch, S positions, D width.
 """
 
+import itertools
 import json as json_module
 import math
 import sys
@@ -39,7 +41,7 @@ from trm.contest.voting import Prediction, pass_at, rank, submission
 from trm.data import sources
 from trm.data.batches import Batch
 from trm.errors import UserError
-from trm.models import Output, RecursiveModel, State
+from trm.models import RecursiveModel, State
 from trm.original import arc as original_arc
 from trm.original import folders as original_folders
 from trm.original.checkpoints import build_original, describe, strip, to_original
@@ -54,7 +56,7 @@ from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.maze.family import Maze
 from trm.puzzles.sudoku.config import SudokuConfig, SudokuGeneratorConfig
 from trm.puzzles.sudoku.family import Sudoku
-from trm.puzzles.symmetry import DIHEDRAL, turn
+from trm.puzzles.symmetry import turn
 from trm.puzzles.table import Puzzles, read_csv, write_csv
 from trm.recipe import RunConfig
 from trm.terminal import bar
@@ -62,7 +64,7 @@ from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
 
 Part = Literal["folders", "steps", "training", "votes"]
-MARGIN = 10
+MARGIN, TELLING = 10, 1e-3
 ROWS, TASKS, AUGMENTED = 6, 3, 8
 SUPERVISION_STEPS, OPTIMIZER_STEPS, BATCH, WARMUP = 16, 40, 8, 10
 _EPOCHS = 30  # of the groups of a training folder: enough batches for all steps
@@ -76,14 +78,15 @@ class Row(NamedTuple):
     compared: str
     difference: float | None
     """Items that differ, or the largest difference relative to the largest value; None: not compared."""
-    allowed: float = 0.0
+    allowed: float | None = 0.0
+    """None: not judged, as rounding decides."""
     itself: float | None = None
-    """The same difference between the original and itself, with weights moved by one unit in the last place."""
+    """The same between the original and itself, with weights moved by one unit in the last place."""
 
     @property
     def ok(self) -> bool:
         """Whether it is as near as it must be; what is no number is not."""
-        return self.difference is None or self.difference <= self.allowed
+        return self.difference is None or self.allowed is None or self.difference <= self.allowed
 
 
 # --- Folders
@@ -185,7 +188,7 @@ def _written(
     identifiers: Sequence[str],
     seed: int,
 ) -> Iterator[Row]:
-    """Rows that were read from `home/theirs`, written again: every file, and what its loader makes of them."""
+    """Rows read from `home/theirs`, written again: every file, and what the loader makes of them."""
     theirs, ours = home / "theirs", home / "ours"
     groups = {split: np.load(theirs / split / "all__group_indices.npy") for split in found}
     original_folders.write(ours, found, family, groups, identifiers)
@@ -223,7 +226,7 @@ _SUBSETS = ("training", "evaluation")
 
 
 def arc_folder(original: Original, home: Path, seed: int) -> Path:
-    """A few tasks of the checkout in the folder that its builder makes of them, the evaluation tasks asked for."""
+    """The folder that the builder makes of a few tasks; those of the evaluation set are to be predicted."""
     folder = home / "theirs"
     if folder.exists():
         return folder
@@ -305,7 +308,7 @@ _COMMON = {
     "hidden_size": 32, "num_heads": 4, "expansion": 4, "puzzle_emb_ndim": 32, "pos_encodings": "rope",
     "halt_max_steps": SUPERVISION_STEPS, "halt_exploration_prob": 0.0,
 }  # fmt: skip
-_TRM = {"H_cycles": 2, "L_cycles": 3, "H_layers": 0, "L_layers": 2, "puzzle_emb_len": 4}
+_TRM = {"H_cycles": 2, "L_cycles": 2, "H_layers": 0, "L_layers": 2, "puzzle_emb_len": 4}
 _ACT = "TinyRecursiveReasoningModel_ACTV1"
 # Halting draws from generators of their own when it explores, so nothing here explores. The transformer halts
 # where its halting logit is above its other one, which nothing trains, and ours does not: it runs all steps.
@@ -355,7 +358,7 @@ def nudged(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 def start(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Weights to begin with, in which everything takes part: halting, and the puzzle embeddings, are not zero.
+    """Weights to begin with: halting and the puzzle embeddings, which begin at zero, take part as well.
 
     All are float32 numbers, whatever their type, so that they can be handed over as such.
     """
@@ -368,7 +371,7 @@ def start(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
             )
         elif name.endswith("q_head.bias"):
             weight = torch.full_like(weight, -1)  # some rows halt before the last step
-        begun[name] = weight.float().to(weight.dtype)
+        begun[name] = weight.float().to(weight.dtype, copy=True)  # training changes the model's own
     return begun
 
 
@@ -378,15 +381,35 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return (ours.double() - theirs.double()).abs().max().item() / scale
 
 
+def judged(row: Row, found: Sequence[float], itself: Sequence[float], bound: float) -> Iterator[Row]:
+    """What differs after every step, judged for as long as the original still agrees with itself.
+
+    Where that ends before the last step, all steps are reported too, and not judged: a bound that follows
+    rounding further would allow everything.
+    """
+    parting = next((number for number, each in enumerate(itself) if not each <= TELLING), len(itself))
+    steps = max(1, parting)
+    near = max(itself[:steps])
+    yield row._replace(
+        compared=f"{steps} {row.compared}",
+        difference=max(found[:steps]),
+        itself=near,
+        allowed=max(bound, MARGIN * near),
+    )
+    if steps < len(itself):
+        compared = f"all {len(itself)} {row.compared}"
+        yield row._replace(compared=compared, difference=max(found), itself=max(itself), allowed=None)
+
+
 # --- Supervision steps
 
 
 def steps(original: Original, home: Path, seed: int) -> Iterator[Row]:
     """The same weights and puzzles through 16 supervision steps in evaluation."""
     del home
-    sizes = {"batch_size": BATCH, "vocab_size": 8, "seq_len": 36, "num_puzzle_identifiers": 7}
+    sizes = {"batch_size": BATCH, "vocab_size": 6, "seq_len": 16, "num_puzzle_identifiers": 7}
     generator = torch.Generator().manual_seed(seed)
-    tokens_BL, labels_BL = torch.randint(1, 8, (2, BATCH, 36), generator=generator, dtype=torch.int32)
+    tokens_BL, labels_BL = torch.randint(1, 6, (2, BATCH, 16), generator=generator, dtype=torch.int32)
     puzzle_B = torch.randint(0, 7, (BATCH,), generator=generator, dtype=torch.int32)
     batch = {"inputs": tokens_BL, "labels": labels_BL, "puzzle_identifiers": puzzle_B}
 
@@ -402,19 +425,16 @@ def steps(original: Original, home: Path, seed: int) -> Iterator[Row]:
         share_rotations(ours, theirs)
         expected = _their_steps(theirs, batch)
         theirs.load_state_dict(nudged(weights, seed))
-        itself = _furthest(_their_steps(theirs, batch), expected)
+        itself = _apart(_their_steps(theirs, batch), expected)
         bound, label = BOUNDS[dtype], f"{case.name}, {dtype}"
-        found = _our_steps(ours, batch)
-        yield Row(
-            "steps",
-            label,
-            f"{SUPERVISION_STEPS} in a row",
-            _furthest(found, expected),
-            _bound(bound, itself),
+        yield from judged(
+            Row("steps", label, "steps in a row", None),
+            _apart(_our_steps(ours, batch), expected),
             itself,
+            bound,
         )
-        found = _our_steps(ours, batch, [step.state for step in expected])
-        yield Row("steps", label, f"{SUPERVISION_STEPS} one by one", _furthest(found, expected), bound)
+        found = _apart(_our_steps(ours, batch, [step.state for step in expected]), expected)
+        yield Row("steps", label, f"{SUPERVISION_STEPS} steps one by one", max(found), bound)
 
     return _each("steps", original, compare)
 
@@ -460,26 +480,22 @@ def _our_steps(
     return said
 
 
-def _furthest(ours: Sequence[Said], theirs: Sequence[Said]) -> float:
-    pairs = [
-        pair for one, other in zip(ours, theirs, strict=True) for pair in zip(one[:3], other[:3], strict=True)
-    ]
-    return max(relative(*pair) for pair in pairs)
-
-
-def _bound(bound: float, itself: float) -> float:
-    return max(bound, MARGIN * itself)
+def _apart(ours: Sequence[Said], theirs: Sequence[Said]) -> list[float]:
+    """How far the logits of every step are apart."""
+    return [max(map(relative, one[:3], other[:3])) for one, other in zip(ours, theirs, strict=True)]
 
 
 # --- Optimizer steps
 
 
 class Trained(NamedTuple):
-    """What training leaves: the loss of every step, and in the original's names the weights and their average."""
+    """What training leaves after every step: the loss, and all weights by the original's names.
+
+    The moving average of the weights is among them.
+    """
 
     losses: list[float]
-    weights: dict[str, Tensor]
-    average: dict[str, Tensor]
+    weights: list[dict[str, Tensor]]
 
 
 _OPTIMIZER = OptimizerConfig(
@@ -502,20 +518,21 @@ def training(original: Original, home: Path, seed: int) -> Iterator[Row]:
         ours = _train_ours(arch, weights, batches, folder, state[1].model.model)
         theirs = _train_theirs(original, *state, weights, batches)
         state = _train_state(original, case, arch, folder, seed)
-        itself = _apart(_train_theirs(original, *state, nudged(weights, seed), batches), theirs)
-        for what, difference in _apart(ours, theirs).items():
-            allowed = _bound(BOUNDS[dtype], itself[what])
-            yield Row("training", f"{case.name}, {dtype}", what, difference, allowed, itself[what])
+        again = _train_theirs(original, *state, nudged(weights, seed), batches)
+        label, bound = f"{case.name}, {dtype}", BOUNDS[dtype]
+        for what, apart in {"losses": losses_apart, "steps, weights": weights_apart}.items():
+            row = Row("training", label, what, None)
+            yield from judged(row, apart(ours, theirs), apart(again, theirs), bound)
 
     return _each("training", original, compare)
 
 
 def write_training_folder(folder: Path, seed: int) -> None:
     """A data folder, written by ours: puzzles with ids of their own and 3 examples each, in groups of 2."""
-    family = Sudoku(SudokuConfig(box_rows=2, box_cols=3))
+    family = Sudoku(SudokuConfig(box_rows=2, box_cols=2))
     puzzles = 8
     random = np.random.default_rng(seed)
-    answers_NL = np.array([random.permutation(family.length) % 6 + 2 for _ in range(3 * puzzles)], np.uint8)
+    answers_NL = np.array([random.permutation(family.length) % 4 + 2 for _ in range(3 * puzzles)], np.uint8)
     tokens_NL = np.where(random.random(answers_NL.shape) < 0.5, 1, answers_NL).astype(np.uint8)
     puzzle_N = np.repeat(np.arange(1, puzzles + 1, dtype=np.int32), 3)
     rows = Puzzles(tokens_NL, answers_NL, puzzle_N, np.zeros_like(puzzle_N))
@@ -560,13 +577,14 @@ def _train_theirs(
     state.model.train()
     average = original.module("models.ema").EMAHelper(mu=_EMA.decay)
     average.register(state.model)
-    losses = []
+    trained = Trained([], [])
     for batch in batches:
         found = original.module("pretrain").train_batch(config, state, batch, BATCH, 0, 1)
         halting = found["train/q_halt_loss"] + found.get("train/q_continue_loss", 0.0)
-        losses.append(float(found["train/lm_loss"] + 0.5 * halting))
         average.update(state.model)
-    return Trained(losses, dict(state.model.state_dict()), dict(average.shadow))
+        trained.losses.append(float(found["train/lm_loss"] + 0.5 * halting))
+        trained.weights.append(_kept(state.model.state_dict(), average.shadow))
+    return trained
 
 
 def _train_ours(
@@ -591,34 +609,43 @@ def _train_ours(
     )
     model = build_original(arch, weights, folder).train()
     share_rotations(model, theirs)
-    losses = []
+    trained = Trained([], [])
 
     def draw(number: Tensor) -> Batch:
         tokens_BL, labels_BL, puzzle_B = (each.long() for each in batches[int(number)].values())
         return Batch(tokens_BL, labels_BL, puzzle_B, torch.zeros_like(puzzle_B))
 
     def backward(loss: Tensor) -> None:
-        losses.append(loss.item())
+        trained.losses.append(loss.item())
         loss.backward()
 
     optimizer, ema = Optimizer(config.optimizer, model, OPTIMIZER_STEPS), Ema(config.ema, model)
     step = TrainingStep(config, model, optimizer, ema, draw, backward)
     for number in range(OPTIMIZER_STEPS):
         step(number)
-    after = {name: weight.clone() for name, weight in to_original(model, "model.").items()}
-    with ema.applied():
-        average = {name: weight.clone() for name, weight in to_original(model, "model.").items()}
-    return Trained(losses, after, average)
+        after = {name: weight.clone() for name, weight in to_original(model, "model.").items()}
+        with ema.applied():
+            trained.weights.append(_kept(after, to_original(model, "model.")))
+    return trained
 
 
-def _apart(one: Trained, other: Trained) -> dict[str, float]:
-    """How far two trainings are apart; what the original averages is compared, ours has all tensors."""
-    losses = zip(one.losses, other.losses, strict=True)
-    return {
-        f"{OPTIMIZER_STEPS} losses": max(abs(a - b) / abs(b) for a, b in losses),
-        "weights": max(relative(one.weights[name], weight) for name, weight in other.weights.items()),
-        "average": max(relative(one.average[name], weight) for name, weight in other.average.items()),
-    }
+def _kept(weights: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of weights and of their average."""
+    named = {**weights, **{f"average of {name}": weight for name, weight in average.items()}}
+    return {name: weight.detach().clone() for name, weight in named.items()}
+
+
+def losses_apart(one: Trained, other: Trained) -> list[float]:
+    """How far the losses of every step are apart."""
+    return [abs(a - b) / abs(b) for a, b in zip(one.losses, other.losses, strict=True)]
+
+
+def weights_apart(one: Trained, other: Trained) -> list[float]:
+    """How far the weights are apart after every step, for all that the second training keeps."""
+    return [
+        max(relative(ours[name], weight) for name, weight in theirs.items())
+        for ours, theirs in zip(one.weights, other.weights, strict=True)
+    ]
 
 
 # --- Votes
@@ -670,7 +697,7 @@ def votes(original: Original, home: Path, seed: int) -> Iterator[Row]:
 
 
 class _OneProcess:
-    """Takes the place of torch.distributed: its evaluator gathers from all processes, of which this is one."""
+    """Takes the place of torch.distributed: the evaluator gathers from all processes, here one."""
 
     @staticmethod
     def gather_object(value: Any, gathered: list[Any], dst: int, group: Any) -> None:
@@ -683,9 +710,8 @@ def predictions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What some network might say of every row: canvases, uint8 [N, L], and halting logits, float32 [N].
 
-    Of every test input there are the answer and a few grids that are nearly so, which variants disagree about;
-    one row in ten is noise, in which a grid must be found. An empty grid is not among them: with the original it
-    takes the place of an attempt, and with ours it does not.
+    Variants vote for the answer or for grids that are nearly it; one row in ten is noise, in which a grid
+    must be found. No grid is empty: with the original it takes the place of an attempt, with ours not.
     """
     random = np.random.default_rng(seed)
     by_name = {task.name: task for task in tasks}
@@ -728,20 +754,24 @@ PARTS: dict[Part, Callable[[Original, Path, int], Iterator[Row]]] = {
 }
 
 
-def table_of(rows: Sequence[Row]) -> Table:
-    """All rows, with a verdict each."""
-    table = Table("part", "what", "compared", title_justify="left", box=None, pad_edge=False)
-    for column in ("difference", "itself", "allowed", ""):
-        table.add_column(column, justify="right")
-    for row in rows:
-        verdict = "" if row.difference is None else "ok" if row.ok else "[bold red]too far[/]"
-        numbers = (
-            _number(row.difference),
-            _number(row.itself),
-            "" if row.difference is None else _number(row.allowed),
-        )
-        table.add_row(row.part, row.what, row.compared, *numbers, verdict)
-    return table
+# The rows that a part has at least, with all networks of the original: for the bar.
+LEAST: dict[Part, int] = {"folders": 10, "steps": 24, "training": 24, "votes": 2}
+
+
+def tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """A table for every part, with a verdict on every row."""
+    for part, of_part in itertools.groupby(rows, lambda row: row.part):
+        table = Table(part, box=None, pad_edge=False)
+        table.add_column("compared")
+        for column in ("difference", "itself", "allowed", ""):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in of_part:
+            verdict = "ok" if row.ok else "[bold red]too far[/]"
+            if row.difference is None or row.allowed is None:
+                verdict = "not judged"
+            numbers = (row.difference, row.itself, None if row.difference is None else row.allowed)
+            table.add_row(row.what, row.compared, *map(_number, numbers), verdict)
+        yield table
 
 
 def _number(value: float | None) -> str:
@@ -774,12 +804,19 @@ def main(
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed is {seed}: give 0 to {2**32 - 1}")
     console, rows, begun = Console(stderr=True, highlight=False), [], time.process_time()
-    with tempfile.TemporaryDirectory() as home, bar(console, "comparing", len(set(only))) as progress:
-        with checkout.opened(original) as opened:
-            for done, part in enumerate(dict.fromkeys(only)):
-                progress.at(done, part)
-                rows += PARTS[part](opened, Path(home), seed)
-            theirs = opened.commit
+    parts = list(dict.fromkeys(only))
+    with (
+        tempfile.TemporaryDirectory() as home,
+        bar(console, "comparing", sum(LEAST[part] for part in parts)) as progress,
+        checkout.opened(original) as opened,
+    ):
+        done = 0
+        for part in parts:
+            for number, row in enumerate(PARTS[part](opened, Path(home), seed), 1):
+                rows.append(row)
+                progress.at(done + min(number, LEAST[part]), f"{row.part}: {row.what}")
+            done += LEAST[part]
+        theirs = opened.commit
     values = {
         "commit": checkout.commit(Path(__file__).parent),
         "original": theirs,
@@ -792,7 +829,8 @@ def main(
         print(json_module.dumps(values | {"rows": [row._asdict() | {"ok": row.ok} for row in rows]}))
     else:
         out = Console(highlight=False)
-        out.print(table_of(rows))
+        for each in tables(rows):
+            out.print(each, "")
         out.print(
             f"commit {values['commit']}, original {theirs}, seed {seed}, torch {values['torch']}, "
             f"{values['cpu_seconds']:.0f} s of CPU time"
