@@ -7,11 +7,11 @@
     training   40 optimizer steps on the same batches: losses, weights and their moving average
     votes      pass@k and submission.json of its ARC evaluator, of the same predictions
 
-Everything runs on a CPU at tiny sizes, in float32 and in float64, where rounding hides nothing.
-A recursive network amplifies rounding, so the original also runs beside itself with every weight moved by one
-unit in the last place: where that moves it further than a fixed bound, MARGIN times as far is allowed, and
-nothing is judged any more from where it parts from itself (TELLING). What stands in for packages that need
-CUDA is said in `checkout.py`. Exit code 1 if anything is further apart than allowed.
+Everything runs on a CPU at tiny sizes, in float32 and in float64, where rounding hides nothing. A recursive
+network amplifies rounding, so the original also runs beside itself with every weight moved by one unit in the
+last place: where that moves it further than a fixed bound, MARGIN times as far is allowed, and nothing is
+judged any more from where it parts from itself (TELLING). What stands in for packages that need CUDA is said
+in `checkout.py`. Exit code 1 if anything is further apart than allowed.
 
 Shapes: N rows, L tokens, B batch, S positions, D width.
 """
@@ -578,11 +578,11 @@ def _train_theirs(
     average = original.module("models.ema").EMAHelper(mu=_EMA.decay)
     average.register(state.model)
     trained = Trained([], [])
+    # The loss head returns the loss that is then divided by the batch.
+    state.model.register_forward_hook(lambda _, __, said: trained.losses.append(said[1].item() / BATCH))
     for batch in batches:
-        found = original.module("pretrain").train_batch(config, state, batch, BATCH, 0, 1)
-        halting = found["train/q_halt_loss"] + found.get("train/q_continue_loss", 0.0)
+        original.module("pretrain").train_batch(config, state, batch, BATCH, 0, 1)
         average.update(state.model)
-        trained.losses.append(float(found["train/lm_loss"] + 0.5 * halting))
         trained.weights.append(_kept(state.model.state_dict(), average.shadow))
     return trained
 
