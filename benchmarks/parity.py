@@ -147,13 +147,8 @@ def _folder_of_arc(original: Original, home: Path, seed: int) -> Iterator[Row]:
     for split, puzzles in found.items():
         for puzzle in np.unique(puzzles.puzzle_N):
             name = _task_name(table, puzzle)
-            asked = name in raw["evaluation"]
-            # The builder takes the kinds of pairs in the order in which the file has them.
-            kinds = [
-                kind for kind in raw["evaluation" if asked else "training"][name] if kind in ("train", "test")
-            ]
-            if asked:
-                kinds = [split]
+            # Of a task that is trained on whole, the builder takes the kinds of pairs in the order of the file.
+            kinds = [split] if name in raw["evaluation"] else list(raw["training"][name])
             pairs = [pair for kind in kinds for pair in getattr(tasks[name], kind)]
             rows = np.flatnonzero(puzzles.puzzle_N == puzzle)
             wrong += abs(len(rows) - len(pairs))

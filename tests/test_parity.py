@@ -259,6 +259,39 @@ def test_axes_are_permuted_by_name():
     assert torch.equal(checkout.permuted(x, "B S H D -> B H S D"), x.transpose(1, 2))
 
 
+def test_networks_that_a_checkout_does_not_have_are_not_compared(fake: Path):
+    def compare(case: parity.Case, dtype: str) -> Iterator[Row]:
+        assert torch.get_default_dtype() == getattr(torch, dtype)
+        yield Row("steps", case.name, dtype, 0)
+
+    with checkout.opened(fake) as original:
+        found = list(parity._each("steps", original, compare))
+    compared = [(row.what, row.compared) for row in found if row.difference is not None]
+    own = ("attention", "learned positions", "mixer")
+    assert compared == [(name, dtype) for name in own for dtype in ("float32", "float64")]
+    others = [row for row in found if row.difference is None]
+    assert [row.what for row in others] == ["single z", "HRM", "transformer"]
+    assert {row.compared for row in others} == {"not in this checkout"}
+
+
+# What is compared
+
+
+def test_files_are_the_same_whatever_the_width_of_their_integers(tmp_path: Path):
+    one, other = tmp_path / "a.npy", tmp_path / "b.npy"
+    np.save(one, np.arange(4, dtype=np.int64))
+    np.save(other, np.arange(4, dtype=np.uint8))
+    assert parity._same_file(one, other) and not parity._same_file(one, tmp_path / "missing.npy")
+    np.save(other, np.arange(1, 5, dtype=np.uint8))
+    assert not parity._same_file(one, other)
+    one, other = tmp_path / "a.json", tmp_path / "b.json"
+    one.write_text(json.dumps({"total_puzzles": 2, "seq_len": 81}))
+    other.write_text(json.dumps({"total_puzzles": 16, "seq_len": 81}))
+    assert parity._same_file(one, other)
+    other.write_text(json.dumps({"total_puzzles": 2, "seq_len": 80}))
+    assert not parity._same_file(one, other)
+
+
 # What both are given
 
 
