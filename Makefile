@@ -5,14 +5,19 @@
 # make docs            the documentation site, in build/site
 # make notebooks       run the notebooks as they stand and keep what they print
 # make release-check   build the wheel and try it in fresh environments, one for each of PYTHONS
+# make page            the page that shows networks think, in the folder site (npm brings the browser's runtime)
+# make test-page       the page's tests in a real browser (Chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 RUN := runs/demo
+VENDOR := trm/page/vendor
+RUNTIME := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm
+PAGE := trm/export.py $(shell find trm/page -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.py')
 PYTHONS ?= $(PYTHON)
 
-.PHONY: setup test fuzz demo docs notebooks release-check clean
+.PHONY: setup test fuzz demo docs notebooks release-check page test-page clean
 
 setup: .venv/ready
 
@@ -63,5 +68,20 @@ notebooks: .venv/docs
 release-check: setup
 	$(BIN)/python tests/release.py $(PYTHONS)
 
+page: site/models.json
+
+$(VENDOR)/.ready: package.json
+	npm install --ignore-scripts --no-audit --no-fund --no-package-lock
+	mkdir -p $(VENDOR)
+	cp $(addprefix node_modules/onnxruntime-web/dist/,$(RUNTIME)) $(VENDOR)
+	touch $@
+
+site/models.json: .venv/ready $(VENDOR)/.ready $(PAGE)
+	$(BIN)/trm page sudoku-9x9 mini maze-30x30 --out site
+
+# A test that cannot run must not look like one that passed.
+test-page: page
+	PAGE_TESTS=must-run $(BIN)/pytest tests/page
+
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv runs build dist site node_modules $(VENDOR)

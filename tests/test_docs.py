@@ -27,6 +27,7 @@ ELSEWHERE = {
     "DESIGN.md",
     "HUB.md",
     "COMMANDS.md",
+    "EXPORT.md",
 }
 NEW = [page for page in PAGES if page not in ELSEWHERE]
 
