@@ -26,7 +26,7 @@ ORDER = [
     ("inference",),
     ("training",),
     ("contest", "fitting", "hub", "export"),
-    ("page",),
+    ("page", "serving"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -113,6 +113,7 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "plot": "Draw loss and accuracy of one or several runs beside each other.",
     "export": "Write a model as ONNX graphs, for callers without PyTorch.",
     "page": "Write a web page that shows models think.",
+    "serve": "Answer puzzles over HTTP; those of many clients are computed together.",
     "info": "List what there is, or say what something is: `trm info mini`, `trm info runs/mini`.",
     "completion": "Print the script that completes commands, options and their choices in a shell.",
 }
@@ -168,6 +169,10 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.commands.page import page
 
         return page
+    if name == "serve":
+        from trm.commands.serve import serve
+
+        return serve
     from trm.commands.info import info
 
     return info

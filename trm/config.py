@@ -512,6 +512,29 @@ class Effort(Config):
         return [name for name, given in found.items() if given]
 
 
+class Limits(Config):
+    """What a server gives at most."""
+
+    puzzles: int = Field(100, gt=0)
+    """Puzzles in a request."""
+    cells: int = Field(1024, gt=0)
+    """Cells of a puzzle."""
+    steps: int = Field(256, gt=0)
+    """Supervision steps of a rollout."""
+    rollouts: int = Field(64, gt=0)
+    """Rollouts of a puzzle."""
+    search: int = Field(10_000, gt=0)
+    """Decisions of a search."""
+    seconds: float = Field(60.0, gt=0)
+    """Seconds of a request, waiting included."""
+    body: int = Field(1_000_000, gt=0)
+    """Bytes of a request."""
+    requests: int = Field(64, gt=0)
+    """Requests that are worked on at once; more are told to come back."""
+    rows: int = Field(256, gt=0)
+    """Rows of one forward pass, in which requests are joined; 1: none are."""
+
+
 def explain(error: ValidationError, kind: type[Config], where: str) -> UserError:
     """Turn pydantic's report into one line: the first fault, its place, and a near name if there is one."""
     fault = error.errors()[0]

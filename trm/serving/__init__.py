@@ -1,0 +1,1 @@
+"""Solving for many at once: requests whose rows share forward passes, and the HTTP door to them."""

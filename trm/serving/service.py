@@ -1,0 +1,153 @@
+"""What a server does, without HTTP: choose the weights, keep to the limits, solve."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trm import pretrained
+from trm.config import ComputeConfig, Effort, FamilyConfig, Limits
+from trm.errors import UserError, out_of_memory_is_a_user_error
+from trm.inference.solver import Answer, Solver
+from trm.puzzles.family import Family
+from trm.serving.joining import Joining, Ticket
+
+_SIZES = 8  # boards of different sizes for which weights are held ready
+_DECISIONS = 1000  # of a model that can search, where nothing is said of effort
+
+
+class Service:
+    """Models by name, and requests to them from any number of threads."""
+
+    def __init__(self, models: Sequence[str], compute: ComputeConfig, limits: Limits):
+        """Load models; each is a folder, a run, bundled weights by name, or a hub repository."""
+        self.limits, self.compute = limits, compute
+        self.models = {Path(name).name: name for name in models}
+        if len(self.models) < len(models):
+            raise UserError("two of the models have the same name: rename a folder")
+        self.configs = {name: pretrained.find(path)[1] for name, path in self.models.items()}
+        for name, config in self.configs.items():
+            if config.family.build().commands:
+                raise UserError(f"{name}: models of the family {config.family.name} are not served")
+        self._loading = threading.Lock()
+        self._solvers: OrderedDict[tuple[str, str], Solver] = OrderedDict()
+        self.joining = Joining(limits.rows)
+        for name, config in self.configs.items():
+            self._solver(name, config.family)
+
+    def close(self) -> None:
+        """End when what is being computed is done."""
+        self.joining.close()
+
+    def about(self) -> list[dict[str, Any]]:
+        """The models: name, family, size of the boards, and steps where a request names none."""
+        return [
+            {
+                "name": name,
+                "family": config.family.model_dump(mode="json"),
+                "any_board": config.model.any_board,
+                "steps": config.steps,
+                "searches": config.model.kind == "candidates",
+                "puzzle_ids": config.puzzles,
+            }
+            for name, config in self.configs.items()
+        ]
+
+    def solve(
+        self, ticket: Ticket, puzzles: Sequence[str], effort: Effort, model: str = "", puzzle_id: int = 0
+    ) -> tuple[str, list[Answer]]:
+        """The name of the model and its answers; UserError for what is malformed or beyond a limit.
+
+        All puzzles of a request are of one size. Ended where the ticket ends it.
+        """
+        if len(puzzles) > self.limits.puzzles:
+            raise UserError(f"{len(puzzles)} puzzles in a request: give at most {self.limits.puzzles}")
+        name, solver = self._choose(model, puzzles)
+        if solver.searches and effort == Effort():
+            effort = Effort(search=min(_DECISIONS, self.limits.search))
+        self._check(solver, effort)
+        with self.joining.request(ticket), out_of_memory_is_a_user_error("ask for less, or lower --rows"):
+            for number, puzzle in enumerate(puzzles, 1):
+                ticket.check()
+                _check_puzzle(solver.family, puzzle, f"puzzle {number}: " if len(puzzles) > 1 else "")
+            return name, solver.solve(puzzles, effort, puzzle_id)
+
+    def steps(
+        self, ticket: Ticket, puzzle: str, effort: Effort, model: str = "", puzzle_id: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """What there is to say after each supervision step of one puzzle, as plain values."""
+        name, solver = self._choose(model, [puzzle])
+        if effort.search:
+            raise UserError("a search has no steps to watch: leave search out")
+        if effort.rollouts > 1:
+            raise UserError("steps are those of one rollout: leave rollouts out")
+        self._check(solver, effort)
+        family = solver.family
+        with self.joining.request(ticket), out_of_memory_is_a_user_error("ask for less, or lower --rows"):
+            _check_puzzle(family, puzzle, "")
+            tokens_L = family.parse(puzzle)
+            for each in solver.steps(puzzle, effort, puzzle_id):
+                yield {
+                    "model": name,
+                    "step": each.step,
+                    "answer": family.text(each.answer),
+                    "halt_probability": each.halt_probability,
+                    "verified": family.verify(tokens_L, each.answer),
+                    "done": each.done,
+                }
+
+    def _check(self, solver: Solver, effort: Effort) -> None:
+        """Refuse an effort beyond the limits."""
+        limits = self.limits
+        for name, value, most in (
+            ("steps", effort.steps, limits.steps),
+            ("rollouts", effort.rollouts, limits.rollouts),
+            ("search", effort.search, limits.search),
+            ("seconds", effort.seconds, limits.seconds),
+        ):
+            if value is not None and value > most:
+                raise UserError(f"effort.{name} is {value}: this server gives at most {most}")
+        solver.check_effort(effort)
+
+    def _choose(self, model: str, puzzles: Sequence[str]) -> tuple[str, Solver]:
+        """Weights for puzzles: those asked for, or of those that fit the first, made for just its size."""
+        if model and model not in self.configs:
+            raise UserError(f"no model {model[:40]!r} here: choose one of {', '.join(self.configs)}")
+        if not puzzles:
+            raise UserError("there are no puzzles: give at least one")
+        asked = {model: self.configs[model]} if model else self.configs
+        fits = {
+            name: boards
+            for name, config in asked.items()
+            if (boards := pretrained.fitting(config, puzzles[0])) is not None
+        }
+        if not fits:
+            faults = [config.family.build().misfit(puzzles[0]) for config in asked.values()]
+            fault = next(filter(None, faults), "the weights are for boards of other sizes")
+            raise UserError(f"no model here fits the puzzle: {fault}")
+        name = next((n for n, boards in fits.items() if boards == self.configs[n].family), next(iter(fits)))
+        if (cells := fits[name].build().length) > self.limits.cells:
+            raise UserError(f"the puzzle has {cells} cells: this server takes at most {self.limits.cells}")
+        return name, self._solver(name, fits[name])
+
+    def _solver(self, name: str, boards: FamilyConfig) -> Solver:
+        """A solver whose steps are joined; those of sizes that were asked for last are kept."""
+        key = name, boards.model_dump_json()
+        with self._loading:
+            if key not in self._solvers:
+                found = pretrained.load(self.models[name], self.compute, boards)
+                self._solvers[key] = Solver(
+                    self.joining.of(found.model), found.family, found.config.steps, found
+                )
+                if len(self._solvers) > _SIZES + len(self.models):
+                    self._solvers.popitem(last=False)
+            self._solvers.move_to_end(key)
+            return self._solvers[key]
+
+
+def _check_puzzle(family: Family, puzzle: str, place: str) -> None:
+    try:
+        family.check(family.parse(puzzle))
+    except UserError as error:
+        raise UserError(f"{place}{error}") from None
