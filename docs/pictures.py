@@ -11,7 +11,6 @@ Each is an SVG file without fonts: any font of the reader's will do.
 """
 
 import itertools
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,9 +18,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from rich.columns import Columns
-from rich.console import Console
-from rich.panel import Panel
 
 import trm
 from trm import rng
@@ -84,19 +80,7 @@ class Drawing:
 def refinement() -> None:
     """The puzzle and its answer after every supervision step."""
     solver = trm.load("mini", device="cpu")
-    previous = tokens = solver.family.parse(PUZZLE)
-    panels = [Panel(solver.family.render(tokens, tokens), title="puzzle", expand=False)]
-    for refinement in solver.steps(PUZZLE):
-        picture = solver.family.render(tokens, refinement.answer, previous)
-        chance = f"{100 * refinement.halt_probability:.1f} %"
-        panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
-        previous = refinement.answer
-    with Path("/dev/null").open("w") as nowhere:
-        console = Console(record=True, width=19 * len(panels) + 3, file=nowhere, force_terminal=True)
-        console.print(Columns(panels))
-    svg = console.export_svg(title="trm solve")
-    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # they would come from the network
-    (FOLDER / "refinement.svg").write_text(svg, encoding="utf-8")
+    trm.draw(solver.steps(PUZZLE), title="trm solve").save(FOLDER / "refinement.svg")
 
 
 def wave(side: int = 30, steps: int = 2) -> None:

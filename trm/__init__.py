@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from trm.config import Effort
     from trm.errors import UserError
     from trm.fitting import fit
+    from trm.inference.picture import draw
     from trm.inference.solver import Answer, Solver, load
     from trm.recipe import RunConfig, load_recipe
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Effort", "RunConfig", "Solver", "UserError", "fit", "load", "load_recipe"]
+__all__ = ["Answer", "Effort", "RunConfig", "Solver", "UserError", "draw", "fit", "load", "load_recipe"]
 
 _HOMES = {
     "Answer": "inference.solver",
@@ -28,6 +29,7 @@ _HOMES = {
     "RunConfig": "recipe",
     "Solver": "inference.solver",
     "UserError": "errors",
+    "draw": "inference.picture",
     "fit": "fitting",
     "load": "inference.solver",
     "load_recipe": "recipe",

@@ -1,6 +1,7 @@
 """What long work shows: a bar with speed and ETA on a terminal, plain lines elsewhere; and as images."""
 
 import io
+import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -107,6 +109,33 @@ _ON_PAPER = TerminalTheme(
 )
 
 
+def _wide(width: int = _WIDEST) -> Console:
+    """A terminal that nobody sees."""
+    return Console(
+        width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor", record=True
+    )
+
+
+def _width(drawn: RenderableType) -> int:
+    """Characters that a drawing is wide."""
+    console = _wide()
+    return Measurement.get(console, console.options, drawn).maximum
+
+
+def panel(drawn: RenderableType, title: str, subtitle: str = "") -> Panel:
+    """A picture in a frame that is wide enough for what is written on it."""
+    # By itself, a panel makes room for its title, but not for its subtitle.
+    width = max(len(title) + 2, len(subtitle) + 2, _width(drawn)) + 4
+    return Panel(drawn, title=Text(title), subtitle=subtitle or None, width=width)
+
+
+def svg(drawn: RenderableType, title: str = "") -> str:
+    """What a terminal would show, as SVG. It names no font that would come from the network."""
+    console = _wide(_width(drawn))
+    console.print(drawn)
+    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=title), flags=re.DOTALL)
+
+
 def pixels(drawn: RenderableType) -> np.ndarray:
     """What a wide terminal on white paper would show, as an image, uint8 [H, W, 3].
 
@@ -115,9 +144,8 @@ def pixels(drawn: RenderableType) -> np.ndarray:
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
-    nowhere = io.StringIO()
-    console = Console(width=_WIDEST, file=nowhere, force_terminal=True, color_system="truecolor")
-    width = Measurement.get(console, console.options, drawn).maximum
+    console = _wide()
+    width = _width(drawn)
     lines = console.render_lines(drawn, console.options.update(width=width), pad=True)
     w, h = _CELL
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"), 15)

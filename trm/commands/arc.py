@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from trm.commands.common import at_least, console, dump, panel
+from trm.commands.common import at_least, console, dump
 from trm.config import ComputeConfig, Device, Dtype
 from trm.errors import UserError, out_of_memory_is_a_user_error
 
@@ -256,18 +256,19 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
 
     from trm.contest.voting import attempts
     from trm.puzzles.arc.family import picture
+    from trm.terminal import panel
 
     screen = console()
     for task in tasks:
         for number, (pair, candidates) in enumerate(
             zip(task.test, answers.ranked[task.name], strict=True), start=1
         ):
-            panels = [panel(screen, picture(pair.input), f"{task.name} test {number}")]
+            panels = [panel(picture(pair.input), f"{task.name} test {number}")]
             total = sum(each.votes for each in candidates)
             shown = attempts(candidates)[:2] or candidates[:1]  # which says that it is empty
             for place, each in enumerate(shown, start=1):
                 support = f"{each.votes} of {total} votes, {100 * each.halt:.0f} %"
-                panels.append(panel(screen, picture(each.grid), f"attempt {place}", support))
+                panels.append(panel(picture(each.grid), f"attempt {place}", support))
             screen.print(Columns(panels))
 
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from trm.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.panel import Panel
+    from rich.console import Console
 
     from trm.config import Effort
 
@@ -47,18 +46,6 @@ def detail(text: str) -> None:
 def dump(values: Any) -> str:
     """Values as JSON on one line."""
     return json.dumps(values)
-
-
-def panel(screen: "Console", drawn: "RenderableType", title: str, subtitle: str = "") -> "Panel":
-    """A picture in a frame that is wide enough for what is written on it."""
-    from rich.measure import Measurement
-    from rich.panel import Panel
-    from rich.text import Text
-
-    # By itself, a panel makes room for its title, but not for its subtitle.
-    widest = Measurement.get(screen, screen.options, drawn).maximum
-    width = max(len(title) + 2, len(subtitle) + 2, widest) + 4
-    return Panel(drawn, title=Text(title), subtitle=subtitle or None, width=width)
 
 
 def to_lower(effort: "Effort") -> str:

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 import trm
 from trm import files
-from trm.commands.common import console, dump, panel, to_lower
+from trm.commands.common import console, dump, to_lower
 from trm.config import Device, Dtype, Effort
 from trm.errors import UserError, out_of_memory_is_a_user_error
 
@@ -36,6 +36,7 @@ def solve(
     brief: bool = False,
     json: bool = False,
     skip_bad: bool = False,
+    gif: Path | None = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     effort: Annotated[Effort, arg(name="")] = _EFFORT,
@@ -49,6 +50,7 @@ def solve(
 
     For example:
       trm solve ..15....6.1.2......3.........3.6..21
+      trm solve ..15....6.1.2......3.........3.6..21 --gif solved.gif
       trm solve --file puzzles.txt --brief
       cat puzzles.txt | trm solve - --json
       trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact
@@ -65,6 +67,7 @@ def solve(
         brief: One line per puzzle: the answer, with a remark where it is not verified.
         json: One JSON object per puzzle and line.
         skip_bad: Leave out puzzles of a file that cannot be read or solved, and name them at the end.
+        gif: Write an animation of one puzzle's refinement (.gif), or its steps side by side (.svg, .png).
         device: Where to compute.
         dtype: Precision of the forward pass.
         effort: How long, and in how many ways, to think. A model of candidates searches unless something else
@@ -74,6 +77,8 @@ def solve(
         raise UserError("give --json or --brief, not both")
     if skip_bad and not (file or puzzle == "-"):
         raise UserError("--skip-bad is for puzzles of a file: with one puzzle it would do nothing")
+    if gif is not None:
+        _check_gif(gif, one=not (file or puzzle == "-" or json or brief))
     with _opened(puzzle, file) as lines, out_of_memory_is_a_user_error(to_lower(effort)):
         weights, board = _weights(model, puzzle, lines)
         solver = trm.load(weights, board=board, device=device, dtype=dtype)
@@ -82,7 +87,7 @@ def solve(
         solver.check_effort(effort)
         asked = _Asked(puzzle, lines, solver.family, skip_bad)
         tally: dict[bool | None, int] = {True: 0, None: 0, False: 0}
-        shown = (_show(solver, text, effort, puzzle_id) for text in asked)
+        shown = (_show(solver, text, effort, puzzle_id, gif) for text in asked)
         for answer in solver.answers(asked, effort, puzzle_id) if json or brief else shown:
             tally[answer.verified] += 1
             if json or brief:
@@ -91,6 +96,14 @@ def solve(
         _summarize(tally, solver, effort)
     asked.report()
     return 1 if tally[False] or asked.skipped else 0
+
+
+def _check_gif(gif: Path, one: bool) -> None:
+    from trm.inference.picture import check_writable
+
+    if not one:
+        raise UserError("--gif shows one puzzle from the command line, without --json and --brief")
+    check_writable(gif)
 
 
 @contextmanager
@@ -255,13 +268,14 @@ def _alphabet(family: "Family") -> set[str]:
     return {*".0", *"".join(texts)}
 
 
-def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answer":
+def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int, gif: Path | None) -> "Answer":
     """Print a puzzle's answer after every step, side by side, and the verdict.
 
     Of several rollouts these are the steps of the chosen one. A search begins with the plain rollout, and
     where that is right, it ends with it.
     """
-    from rich.columns import Columns
+    from trm.inference.picture import draw
+    from trm.terminal import panel
 
     screen, family = console(), solver.family
     tokens = family.parse(text)
@@ -270,19 +284,15 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
         plain = Effort(steps=min(effort.budget or solver.training_steps, solver.training_steps))
     (answer,) = solver.solve(text, plain, puzzle_id)
     refinements = list(solver.replay(answer, plain, puzzle_id))
+    picture = draw(refinements)
     if effort.search and not answer.verified:
         (answer,) = solver.solve(text, effort, puzzle_id)
-    panels = [panel(screen, family.render(tokens, tokens), "puzzle")]
-    previous = tokens
-    for refinement in refinements:
-        picture = family.render(tokens, refinement.answer, previous)
-        chance = f"halt {100 * refinement.halt_probability:.1f} %"
-        panels.append(panel(screen, picture, f"step {refinement.step}", chance))
-        previous = refinement.answer
     if answer.decisions or answer.by == "exact":
-        picture = family.render(tokens, answer.answer_L, previous)
-        panels.append(panel(screen, picture, f"by {'search' if answer.by == 'model' else answer.by}"))
-    screen.print(Columns(panels))
+        drawn = family.render(tokens, answer.answer_L, refinements[-1].answer)
+        picture.drawings.append(panel(drawn, f"by {'search' if answer.by == 'model' else answer.by}"))
+    screen.print(picture)
+    if gif is not None:
+        picture.save(gif)
     verdict = {
         True: "[green]solved, and the rules confirm it[/]",
         False: "[red]not solved: the answer breaks the rules[/]",

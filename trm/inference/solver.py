@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import RenderableType
 from torch import Tensor
 
 from trm import pretrained
@@ -20,6 +21,7 @@ from trm.models import RecursiveModel
 from trm.models.candidates import Candidates
 from trm.models.layers import GatedUnit
 from trm.puzzles.family import Family
+from trm.terminal import panel, svg
 
 # Most rows per batch. On a CPU the widest activations of a chunk should stay in the cache; on a GPU a chunk
 # should fit into the memory of a small one.
@@ -51,12 +53,24 @@ class Answer:
     """Number of the rollout whose answer was chosen, for `Solver.replay`."""
     answer_L: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False, compare=False)
     """The answer as tokens, uint8 [L]."""
+    family: Family | None = field(default=None, repr=False, compare=False)
+    """The family, which draws it."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        values = asdict(self)
-        del values["rollout"], values["answer_L"]
-        return values
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+
+    def __rich__(self) -> RenderableType:
+        """The answer as a picture, with what is known of it."""
+        if self.family is None:
+            return self.answer
+        drawn = self.family.render(self.family.parse(self.puzzle), self.answer_L)
+        said = {True: "solved", False: "breaks the rules", None: "not verified"}[self.verified]
+        return panel(drawn, said, f"{100 * self.halt_probability:.1f} %")
+
+    def _repr_html_(self) -> str:
+        """The picture, for notebooks."""
+        return svg(self)
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,21 @@ class Refinement:
     answer: np.ndarray
     halt_probability: float
     done: bool
+    question: np.ndarray = field(repr=False)
+    """The puzzle, as tokens uint8 [L]."""
+    previous: np.ndarray = field(repr=False)
+    """The answer after the step before; the puzzle, before the first."""
+    family: Family = field(repr=False)
+    """The family, which draws it."""
+
+    def __rich__(self) -> RenderableType:
+        """The answer as a picture: clues, guesses, and what changed in this step."""
+        drawn = self.family.render(self.question, self.answer, self.previous)
+        return panel(drawn, f"step {self.step}", f"halt {100 * self.halt_probability:.1f} %")
+
+    def _repr_html_(self) -> str:
+        """The picture, for notebooks."""
+        return svg(self)
 
 
 class Solver:
@@ -173,16 +202,22 @@ class Solver:
         self._check_id(puzzle_id)
         if len(one := texts(puzzle, self.family)) != 1:
             raise UserError(f"steps are those of one puzzle, and these are {len(one)}")
-        tokens_1L = self._tensor(self.family.parse(one[0])[None])
+        question_L = previous_L = self.family.parse(one[0])
+        tokens_1L = self._tensor(question_L[None])
         steps = effort.steps or self.training_steps
         puzzle_1 = torch.full_like(tokens_1L[:, 0], puzzle_id)
         for thought in refine(self.model, self.family, tokens_1L, puzzle_1, steps, effort, rollout):
+            answer_L = thought.answer_AL[0].cpu().numpy().astype(np.uint8)
             yield Refinement(
                 thought.step,
-                thought.answer_AL[0].cpu().numpy().astype(np.uint8),
+                answer_L,
                 thought.halt_A[0].sigmoid().item(),
                 bool(thought.done_A[0]),
+                question_L,
+                previous_L,
+                self.family,
             )
+            previous_L = answer_L
 
     def replay(self, answer: Answer, effort: Effort, puzzle_id: int = 0) -> Iterator[Refinement]:
         """The steps of the rollout that an answer comes from."""
@@ -262,6 +297,7 @@ class Solver:
             by=by,
             rollout=decision.rollout,
             answer_L=answer_L,
+            family=self.family,
         )
 
     def _check_id(self, puzzle_id: int) -> None:
