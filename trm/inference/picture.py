@@ -51,8 +51,8 @@ class Picture:
     def save(self, path: str | Path) -> Path:
         """Write a file: .svg or .png side by side, .gif one after the other.
 
-        PNG and GIF need matplotlib (`pip install 'trm[plot]'`). UserError where it is missing, or the name has
-        another ending.
+        PNG and GIF need matplotlib (`pip install 'trm[plot]'`). UserError where it is missing, or for another
+        ending of the name.
         """
         path = Path(path)
         check_writable(path)
