@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from trm.errors import UserError
+from trm.errors import SaidElsewhere, UserError
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         return _parse(arguments)()
+    except SaidElsewhere:
+        return 2
     except UserError as error:
         print(f"trm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

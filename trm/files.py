@@ -1,12 +1,13 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trm.errors import UserError
@@ -77,6 +78,34 @@ def new_folder(path: Path) -> Generator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Keep a folder to oneself, making it if it is not there; UserError where another process has it.
+
+    The system keeps the lock and gives it up with the process, however that ends; no file stays behind. A
+    folder that was made here and is still empty at the end is taken away again. (Network folders that know no
+    locks are not kept.)
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is at work on {folder}: wait for its end, or choose another folder"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        if made:
+            with suppress(OSError):  # it holds something by now
+                folder.rmdir()
+        os.close(handle)
 
 
 def sha256(path: Path) -> str:

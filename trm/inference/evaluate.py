@@ -23,6 +23,7 @@ from trm.data.batches import IGNORE, labels
 from trm.inference.solver import chunk_size
 from trm.inference.think import never, think, when_settled
 from trm.models import RecursiveModel
+from trm.processes import ALONE, Processes
 from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
 
@@ -165,16 +166,18 @@ def evaluate(
     all_steps: bool = False,
     progress: Callable[[int], None] = lambda done: None,
     family: Family | None = None,
+    processes: Processes = ALONE,
 ) -> Report:
     """Evaluate a model on puzzles with at most `steps` supervision steps.
 
     With `all_steps` every row runs to the end, and the early-stop figures are read off the same pass.
-    `progress` is called with the number of puzzles done. The family says what else to grade.
+    `progress` is called with the number of puzzles done. The family says what else to grade. Processes deal
+    the batches of puzzles between them, and all get the same report.
     """
     trained = model.training
     try:
         same_cells = family is not None and family.same_cells
-        trace = _trace(model.eval(), puzzles, steps, all_steps, same_cells, progress)
+        trace = _trace(model.eval(), puzzles, steps, all_steps, same_cells, progress, processes)
     finally:
         model.train(trained)
 
@@ -206,15 +209,17 @@ def _trace(
     all_steps: bool,
     same_cells: bool,
     progress: Callable[[int], None],
+    processes: Processes,
 ) -> _Trace:
     n, device, chunk = len(puzzles), model.y_init.device, chunk_size(model)
     leave = never if all_steps else when_settled
     exact = np.zeros((steps, n), bool)
     cells, chance = np.zeros((steps, n)), np.zeros((steps, n))
-    stopped_N = np.full(n, steps)
+    stopped_N = np.zeros(n, int)
     stopped_NL, last_NL = np.zeros_like(puzzles.answers_NL), np.zeros_like(puzzles.answers_NL)
     start = time.perf_counter()
-    for first in range(0, n, chunk):
+    for first in range(0, n, chunk)[processes.rank :: processes.count]:
+        stopped_N[first : first + chunk] = steps
         part = puzzles.take(slice(first, first + chunk))
         tokens_BL = torch.from_numpy(part.tokens_NL).long().to(device)
         labels_BL = labels(torch.from_numpy(part.answers_NL).long().to(device))
@@ -235,4 +240,5 @@ def _trace(
             settled = rows[thought.settled_A.cpu().numpy()]
             stopped_N[settled] = np.minimum(stopped_N[settled], thought.step)
         progress(min(first + chunk, n))
+    processes.add_up_arrays(exact, cells, chance, stopped_N, stopped_NL, last_NL)  # zeros in what is others'
     return _Trace(exact, cells, chance, stopped_N, stopped_NL, last_NL, time.perf_counter() - start)

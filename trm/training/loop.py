@@ -4,6 +4,9 @@ Everything a step needs is a pure function of the configuration, the step number
 and all carried state is in the checkpoint: a run that is interrupted anywhere and resumed ends with the
 same weights, bit for bit on a CPU.
 
+Several processes (see `processes`) train as one would: each has its share of the rows of every batch, all
+have the same weights, and the first alone writes and speaks. A run may go on with another number of them.
+
 A run is a folder:
 
     config.yaml       what was asked for
@@ -33,14 +36,15 @@ from rich.console import Console
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import trm
-from trm import device, pretrained
+from trm import device, pretrained, processes
 from trm.config import ComputeConfig, dump_config, parse
 from trm.data import sources
-from trm.data.batches import Batch, Batches
+from trm.data.batches import Batches
 from trm.errors import UserError, first_line
-from trm.files import drafts, full_disk_is_a_user_error, remove_drafts, write_atomic
+from trm.files import drafts, full_disk_is_a_user_error, locked, remove_drafts, write_atomic
 from trm.inference.evaluate import Report, evaluate
-from trm.models import RecursiveModel, State, build
+from trm.models import RecursiveModel, build
+from trm.processes import Processes
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
 from trm.recipe import RunConfig, load_config, located
@@ -51,7 +55,6 @@ from trm.training.hints import Hints
 from trm.training.loggers import Loggers
 from trm.training.optim import Ema, Optimizer
 from trm.training.step import TrainingStep
-from trm.training.supervision import Slots
 
 _SEEN, _DATA = "seen.json", "data.json"
 # What a run writes into its folder: nothing else there is touched.
@@ -88,52 +91,86 @@ def train(
         resume = config is None
         if config is None:
             config = _reopen(folder)
-        else:
-            _check_new(folder)
         if compute:
             values = config.model_dump()
             config = parse(RunConfig, values | {"compute": values["compute"] | dict(compute)}, "options")
         loggers.check(config.train.loggers)
         settled, changes = device.pick(config.compute, fall_back=resume and "device" not in (compute or {}))
-        if changes:
-            console.print(f"computing {', '.join(changes)}")
-        family, generator = config.family.build(), config.data.generator()
-        total = sum(generator.counts().values()) if generator else 0
-        begun = resume and bool(checkpoint.steps_saved(folder / "checkpoints"))
-        # Earlier versions kept no record, and held out the first rows.
-        recorded = (folder / _DATA).exists() or not begun
-        with bar(console, "generating", total) as generating:
-            data = sources.prepare(
-                config.data, family, config.seed, folder / "data", generating.at, begun, not recorded
-            )
-        if data.remark:
-            console.print(data.remark)
-        if begun:
+        with processes.joined(settled.device) as group:
+            if not group.first:
+                console = Console(quiet=True)
+            if changes:
+                console.print(f"computing {', '.join(changes)}")
+            with locked(folder) if group.first else nullcontext():
+                return _train(config, settled, folder, resume, stop_after, console, group)
+
+
+def _train(
+    config: RunConfig,
+    settled: ComputeConfig,
+    folder: Path,
+    resume: bool,
+    stop_after: int | None,
+    console: Console,
+    group: Processes,
+) -> Outcome:
+    """Train in a folder that is ours, as one of a group of processes."""
+    with group.first_ahead():
+        run = _prepare(config, settled, folder, resume, console, group)
+    if resume:
+        run.restore()
+    run.begin_alike()
+    with (
+        _signals(group.first) as caught,
+        Loggers(config.train.loggers, folder, run.step, console.print, silent=not group.first) as metrics,
+    ):
+        number = _loop(run, metrics, caught, stop_after, console)
+    return Outcome(folder, run.step, run.step >= config.train.steps, number or None, run.best[0])
+
+
+def _prepare(
+    config: RunConfig, settled: ComputeConfig, folder: Path, resume: bool, console: Console, group: Processes
+) -> "_Run":
+    """A run at its beginning: its folder laid out, its data there, its model built."""
+    if group.first and not resume:
+        _check_new(folder)
+    family, generator = config.family.build(), config.data.generator()
+    total = sum(generator.counts().values()) if generator else 0
+    begun = resume and bool(checkpoint.steps_saved(folder / "checkpoints"))
+    # Earlier versions kept no record, and held out the first rows.
+    recorded = (folder / _DATA).exists() or not begun
+    there = begun or not group.first  # what is generated was
+    with bar(console, "generating", total) as generating:
+        data = sources.prepare(
+            config.data, family, config.seed, folder / "data", generating.at, there, not recorded
+        )
+    if data.remark:
+        console.print(data.remark)
+    if begun:
+        if group.first:
             remove_drafts(folder, *_FILES)
-            _check_data(folder, data)
-        run = _Run(config, settled, family, data, folder)
+        _check_data(folder, data)
+    run = _Run(config, settled, family, data, folder, group)
+    if group.first:
         remove_drafts(folder, *_FILES)  # of a new run only now, as all checks have passed
-        folder.mkdir(parents=True, exist_ok=True)
         if not begun:
             write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
-        if resume:
-            run.restore()
-        else:
+        if not resume:
             write_atomic(folder / "config.yaml", dump_config(located(config, folder)))
         if run.seen is not None:  # before anything is learned: no later state may lack it
             run.seen.save(folder / _SEEN)
-        with _signals() as caught, Loggers(config.train.loggers, folder, run.step, console.print) as metrics:
-            _loop(run, metrics, caught, stop_after, console)
-        finished = run.step >= config.train.steps
-        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0])
+    return run
 
 
-def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> None:
-    """Train until the run is finished, `stop_after` is reached, or a signal asks for an end."""
+def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> int:
+    """Train until the run is finished, `stop_after` is reached, or a signal asks for an end: its number, or 0.
+
+    A signal to any of the processes ends all of them, after the same step.
+    """
     config = run.config.train
     end = min(config.steps, config.steps if stop_after is None else stop_after)
     with bar(console, run.config.name, config.steps, run.step) as progress:
-        while run.step < end and not caught:
+        while not (number := run.group.largest(max(caught, default=0))) and run.step < end:
             run.one_step()
             evaluating = run.step % config.eval_every == 0 or run.step == config.steps
             evaluating &= len(run.validation) > 0
@@ -163,18 +200,27 @@ def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | No
         if run.training_step.steps_since_reading:
             metrics.write("train", run.step, run.read_meters())
         run.save()
+    return number
 
 
 class _Run:
     """The state of a run: everything that changes from step to step."""
 
     def __init__(
-        self, config: RunConfig, compute: ComputeConfig, family: Family, data: TrainingData, folder: Path
+        self,
+        config: RunConfig,
+        compute: ComputeConfig,
+        family: Family,
+        data: TrainingData,
+        folder: Path,
+        group: Processes,
     ):
         self.config, self.family, self.data, self.folder = config, family, data, folder
+        self.group, self.rows = group, group.share(config.train.batch)
         self.validation = data.validation.take(slice(config.train.eval_puzzles))
         self.problem = family.problem(data.puzzles)
-        self.fabric = Fabric(accelerator=compute.device, devices=1)
+        own = [group.local_rank] if compute.device == "cuda" else 1
+        self.fabric = Fabric(accelerator=compute.device, devices=own)
         if compute.device == "mps" and config.loss.tokens == "stablemax64":
             raise UserError("this device has no float64: use --loss.tokens stablemax")
         torch.manual_seed(config.seed)
@@ -184,7 +230,9 @@ class _Run:
         self.module.train()
         self.device = self.fabric.device
         graph = compute.cuda_graph
-        self.optimizer = Optimizer(config.optimizer, self.module, config.train.steps, capturable=graph)
+        self.optimizer = Optimizer(
+            config.optimizer, self.module, config.train.steps, graph, group, config.train.batch
+        )
         self.ema = Ema(config.ema, self.module, capturable=graph) if config.ema.decay else None
         self.hints, self.decisions = self._hints(), self._decisions()
         self.training_step = self._training_step(graph)
@@ -214,30 +262,36 @@ class _Run:
             return None
         if not self.family.same_cells:
             raise UserError("supervision.hints needs questions and answers with the same cells")
-        return Hints(config.supervision, len(self.data.train), config.train.batch, self.device)
+        puzzles = len(self.data.train)
+        return Hints(config.supervision, puzzles, config.train.batch, self.device, self.group)
 
     def _decisions(self) -> Decisions | None:
         config = self.config
         if not config.supervision.conflicts:
             return None
-        return Decisions(config.supervision, self.module, config.train.batch)
+        return Decisions(config.supervision, self.module, self.rows)
 
     def _training_step(self, graph: bool) -> TrainingStep:
-        config, data, rank = self.config, self.data, self.fabric.global_rank
+        config, data = self.config, self.data
         augment = data.augment(self.device)
-        batches = Batches(data.train, config.train.batch, augment, self.device, data.chance_N)
+        batches = Batches(data.train, self.rows, augment, self.device, data.chance_N)
         return TrainingStep(
             config,
             self.model,
             self.optimizer,
             self.ema,
-            draw=lambda number: batches.batch(config.seed, number, rank),
+            draw=lambda number: batches.batch(config.seed, number),
             backward=self.fabric.backward,
-            rank=rank,
             graph=graph,
             hints=self.hints,
             decisions=self.decisions,
+            processes=self.group,
         )
+
+    def begin_alike(self) -> None:
+        """Start from the weights of the first process: machines may differ in the last bit of a new one."""
+        averages = self.ema.averages if self.ema else {}
+        self.group.copy_from_first([*self.module.state_dict().values(), *averages.values()])
 
     def one_step(self) -> None:
         """One supervision step of the batch in flight, which is one optimizer step."""
@@ -250,7 +304,7 @@ class _Run:
         rows, halted = sums.pop("rows"), sums.pop("count")
         losses = {name: value / rows for name, value in sums.items() if name.endswith("loss")}
         if not math.isfinite(losses["loss"]):
-            raise self._not_finite()
+            raise self.group.everywhere(self._not_finite())
         counts = {name: sums.pop(name) / rows for name in ("wrong", "alarms", "right_alarms") if name in sums}
         others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses} | counts
         if self.hints is not None:
@@ -269,10 +323,13 @@ class _Run:
         """Accuracy of the average (or of the weights, where there is none) on validation puzzles."""
         with self.ema.applied() if self.ema else nullcontext():
             steps = self.config.supervision.steps
-            return evaluate(self.module, self.validation, steps, family=self.family)
+            return evaluate(self.module, self.validation, steps, family=self.family, processes=self.group)
 
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
+        self.group.by_first(lambda: self._export(name, report))
+
+    def _export(self, name: str, report: Report | None) -> None:
         raw = {n: w.detach().cpu().contiguous() for n, w in self.module.state_dict().items()}
         averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
@@ -302,9 +359,17 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint, and the newest weights for use; weights that are not finite are refused."""
         state = self._state()
-        if not all(w.isfinite().all() for w in (*state["model"].values(), *state["ema"].values())):
-            raise self._not_finite()
-        checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.train.keep)
+        weights = [*state["model"].values(), *state["ema"].values()]
+        if not all(w.isfinite().all() for w in weights):
+            raise self.group.everywhere(self._not_finite())
+        if not self.group.alike(weights):
+            apart = UserError(
+                f"at step {self.step} the processes no longer have the same weights: one of their machines "
+                "computes wrongly or otherwise; go on from the last checkpoint with machines of one kind"
+            )
+            raise self.group.everywhere(apart)
+        folder, keep = self.folder / "checkpoints", self.config.train.keep
+        self.group.by_first(lambda: checkpoint.save(folder, self.step, state, keep))
         self.saved = self.step
         self.export("last")
 
@@ -313,19 +378,14 @@ class _Run:
         if not checkpoint.steps_saved(self.folder / "checkpoints"):
             return
         state = self._state()
-        self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
+        with self.group.first_ahead():
+            self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
         for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):
             groups = get_optimizer_state_dict(self.module, each)["param_groups"]
             set_optimizer_state_dict(self.module, each, {"state": saved, "param_groups": groups})
-        slots = state["slots"]
-        self.training_step.load(
-            Slots(
-                Batch(*(slots[name] for name in Batch._fields)),
-                State(*(slots[name] for name in State._fields)),
-                slots["steps"],
-                slots["halted"],
-            )
-        )
+        for section, tensors in self._rows_in_flight().items():
+            for name, own in tensors.items():
+                own.copy_(state[section][name][self.rows.start : self.rows.stop])
         self.best = tuple(state["counters"]["best"].tolist())
         self._seconds_before = state["counters"]["seconds"].item()
         self._start = time.perf_counter()
@@ -333,28 +393,41 @@ class _Run:
             self.export("last")  # a kill came between the checkpoint and these weights
 
     def _state(self) -> dict[str, Any]:
-        """All of the run as nested dictionaries of tensors.
+        """All of the run as nested dictionaries of tensors, those of the rows of all processes included.
 
-        Learning rates and the like are left out: they follow from the configuration and the step. The
-        meters are left out, as a checkpoint is written right after they are read.
+        So it does not depend on their number. Learning rates and the like are left out: they follow from the
+        configuration and the step. The meters are left out, as a checkpoint is written right after they are
+        read.
         """
-        slots = self.training_step.slots
-        return {
+        batch = self.config.train.batch
+        rows = {
+            section: {name: self.group.whole(own, batch) for name, own in tensors.items()}
+            for section, tensors in self._rows_in_flight().items()
+        }
+        hints = {"level": self.hints.level_N} if self.hints else {}
+        return rows | {
             "model": self.module.state_dict(),
             "ema": self.ema.averages if self.ema else {},
             "optimizers": {
                 str(i): get_optimizer_state_dict(self.module, each)["state"]
                 for i, each in enumerate(self.optimizer.optimizers)
             },
-            "slots": slots.batch._asdict()
-            | slots.state._asdict()
-            | {"steps": slots.steps_B, "halted": slots.halted_B},
-            "hints": {"level": self.hints.level_N, "hinted": self.hints.hinted_B} if self.hints else {},
-            "decisions": self.decisions.tensors() if self.decisions else {},
+            "hints": hints | rows["hints"],
             "counters": {
                 "best": torch.tensor(self.best, dtype=torch.float64),
                 "seconds": torch.tensor(self.seconds(), dtype=torch.float64),
             },
+        }
+
+    def _rows_in_flight(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What is kept of each row in flight, of this process's own ones."""
+        slots = self.training_step.slots
+        return {
+            "slots": slots.batch._asdict()
+            | slots.state._asdict()
+            | {"steps": slots.steps_B, "halted": slots.halted_B},
+            "hints": {"hinted": self.hints.hinted_B} if self.hints else {},
+            "decisions": self.decisions.tensors() if self.decisions else {},
         }
 
 
@@ -373,14 +446,15 @@ def _summary(report: Report) -> dict[str, float]:
 
 
 @contextmanager
-def _signals() -> Generator[list[int]]:
+def _signals(speaks: bool) -> Generator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them; a second one does what it always did."""
     caught: list[int] = []
     previous = {}
 
     def note(number: int, _frame: object) -> None:
         caught.append(number)
-        print("stopping after this step; once more stops at once, without saving", file=sys.stderr)
+        if speaks:
+            print("stopping after this step; once more stops at once, without saving", file=sys.stderr)
         signal.signal(number, previous[number])
 
     try:
