@@ -99,7 +99,7 @@ class Processes:
         return int(number)
 
     def alike(self, tensors: Iterable[Tensor]) -> bool:
-        """Whether tensors (of 4 bytes per element) have the same bits in all processes, as sums of them tell."""
+        """Whether tensors (4 bytes per element) have the same bits in all processes, as sums of them say."""
         if self.count == 1:
             return True
         mark = int(sum(each.detach().view(torch.int32).sum(dtype=torch.int64) for each in tensors))

@@ -70,6 +70,8 @@ class Outcome:
     finished: bool
     signal: int | None
     best: float
+    speaks: bool = True
+    """Whether this is the process to say so, where several train together."""
 
 
 def train(
@@ -125,7 +127,7 @@ def _train(
         Loggers(config.train.loggers, folder, run.step, console.print, silent=not group.first) as metrics,
     ):
         number = _loop(run, metrics, caught, stop_after, console)
-    return Outcome(folder, run.step, run.step >= config.train.steps, number or None, run.best[0])
+    return Outcome(folder, run.step, run.step >= config.train.steps, number or None, run.best[0], group.first)
 
 
 def _prepare(
@@ -163,9 +165,9 @@ def _prepare(
 
 
 def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> int:
-    """Train until the run is finished, `stop_after` is reached, or a signal asks for an end: its number, or 0.
+    """Train until the run is finished, `stop_after` is reached, or a signal asks for an end.
 
-    A signal to any of the processes ends all of them, after the same step.
+    A signal to any of the processes ends all of them after the same step. Returns its number, or 0.
     """
     config = run.config.train
     end = min(config.steps, config.steps if stop_after is None else stop_after)
