@@ -27,7 +27,8 @@ from torch import Tensor
 
 from trm.errors import SaidElsewhere, UserError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 # The longest that one may keep the others waiting: the first, generating puzzles or writing a checkpoint.
 # One that dies is noticed at once.
@@ -99,10 +100,10 @@ class Processes:
         return int(number)
 
     def alike(self, tensors: Iterable[Tensor]) -> bool:
-        """Whether tensors (4 bytes per element) have the same bits in all processes, as sums of them say."""
+        """Whether tensors have the same bits in all processes, as far as sums of these tell."""
         if self.count == 1:
             return True
-        mark = int(sum(each.detach().view(torch.int32).sum(dtype=torch.int64) for each in tensors))
+        mark = int(sum(each.detach().flatten().view(torch.int32).sum(dtype=torch.int64) for each in tensors))
         return self.largest(mark) == -self.largest(-mark)
 
     def by_first(self, work: Callable[[], T]) -> T:
@@ -210,7 +211,10 @@ def _environment() -> ClusterEnvironment | None:
         return TorchElasticEnvironment()
     # Only srun starts several: the script of a job that asks for several is one process all the same.
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and SLURMEnvironment.detect():
-        return SLURMEnvironment(auto_requeue=False)
+        try:
+            return SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # the way in which the job asks for processes
+            raise UserError(str(error)) from None
     return None
 
 

@@ -1,12 +1,18 @@
 """What the commands share: where they print, and how they refuse."""
 
+import contextlib
 import json
+import os
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from trm.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from trm.config import Device
+    from trm.processes import Processes
 
 
 def at_least(least: int, **options: int | None) -> None:
@@ -28,3 +34,19 @@ def console(stderr: bool = False) -> "Console":
 def dump(values: Any) -> str:
     """Values as JSON on one line."""
     return json.dumps(values)
+
+
+@contextlib.contextmanager
+def shared(device: "Device") -> "Generator[Processes]":
+    """The processes that a command was started with (see `processes`); all but the first are silent."""
+    from trm import processes
+    from trm.config import ComputeConfig
+    from trm.device import pick
+
+    settled, _ = pick(ComputeConfig(device=device))
+    with processes.joined(settled.device) as group, contextlib.ExitStack() as silent:
+        if not group.first:
+            nowhere = silent.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - no path of anybody's
+            silent.enter_context(contextlib.redirect_stdout(nowhere))
+            silent.enter_context(contextlib.redirect_stderr(nowhere))
+        yield group

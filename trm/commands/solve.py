@@ -2,15 +2,18 @@
 
 import csv
 import itertools
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from tyro.conf import Positional, arg
 
 import trm
-from trm.commands.common import console, dump
+from trm.commands.common import console, dump, shared
 from trm.config import Device, Dtype, Effort
 from trm.errors import UserError
 
@@ -38,6 +41,7 @@ def solve(
     model: str = "",
     brief: bool = False,
     json: bool = False,
+    out: Path | None = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     effort: Annotated[Effort, arg(name="")] = _EFFORT,
@@ -53,6 +57,7 @@ def solve(
       trm solve --file puzzles.txt --brief
       cat puzzles.txt | trm solve - --json
       trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact
+      torchrun --nproc-per-node 4 -m trm solve --file many.csv --out answers.jsonl
       trm solve 8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..
 
     Args:
@@ -65,30 +70,92 @@ def solve(
             Default: the bundled weights for the size of the puzzle.
         brief: One line per puzzle: the answer.
         json: One JSON object per puzzle and line.
+        out: Write these objects to a file. One that holds the first answers already, of a command that was
+            interrupted, is gone on with.
         device: Where to compute.
         dtype: Precision of the forward pass.
         effort: How long, and in how many ways, to think. A model of candidates searches unless something else
             is asked for: `--steps 16` is the network alone.
     """
-    text, name = _read_text(puzzle, file)
-    weights, board = _weights(model, text, name)
-    solver = trm.load(weights, board=board, device=device, dtype=dtype)
-    if solver.searches and effort == _EFFORT:
-        effort = Effort(search=_DECISIONS)
-    sources = _split(text, name, solver.family)
-    for source in sources:
+    if out is not None and (json or brief):
+        raise UserError("--out writes JSON: leave out --json and --brief")
+    with shared(device) as group:
+        text, name = group.by_first(lambda: _read_text(puzzle, file))
+        weights, board = _weights(model, text, name)
+        solver = trm.load(weights, board=board, device=device, dtype=dtype)
+        solver.processes = group
+        if solver.searches and effort == _EFFORT:
+            effort = Effort(search=_DECISIONS)
+        sources = _split(text, name, solver.family)
+        for source in sources:
+            try:
+                solver.family.check(solver.family.parse(source.text))
+            except UserError as error:
+                raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
+        texts = [source.text for source in sources]
+        if out is not None:
+            return _write(out, texts, solver, effort, puzzle_id)
+        if group.count > 1 and not (json or brief):
+            raise UserError("pictures of the way are for one process: give --json, --brief or --out")
+        shown = (_show(solver, text, effort, puzzle_id) for text in texts)
+        unsolved = 0
+        for answer in solver.answers(texts, effort, puzzle_id) if json or brief else shown:
+            unsolved += answer.verified is False
+            if json or brief:
+                print(dump(answer.as_dict()) if json else answer.answer, flush=True)
+        return 1 if unsolved else 0
+
+
+def _write(out: Path, texts: list[str], solver: "Solver", effort: Effort, puzzle_id: int) -> int:
+    """Append the answers that a file lacks, and show how far it is; the exit code.
+
+    Of a file that an interrupted command has left, a last line that was cut short is written again.
+    """
+    from trm.files import full_disk_is_a_user_error
+    from trm.terminal import bar
+
+    group = solver.processes
+    known = group.by_first(lambda: _answered(out, texts, solver.family))
+    right, total = sum(known), len(texts)
+    with (
+        full_disk_is_a_user_error(f"not all answers are in {out}; the same command goes on"),
+        out.open("a", buffering=1, encoding="utf-8") if group.first else nullcontext() as file,
+        bar(console(stderr=True), "solving", total, len(known)) as progress,
+    ):
+        for done, answer in enumerate(
+            solver.answers(texts[len(known) :], effort, puzzle_id), start=len(known) + 1
+        ):
+            if file is not None:
+                file.write(dump(answer.as_dict()) + "\n")
+            right += answer.verified is not False
+            progress.at(done, f"{total - done} left")
+    wrong = f", of which {total - right} break the rules" if right < total else ""
+    print(f"{out}: {total} answers{wrong}")
+    return 0 if right == total else 1
+
+
+def _answered(out: Path, texts: list[str], family: "Family") -> list[bool]:
+    """Which answers in a file do not break the rules; UserError where they are not to these puzzles."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return []
+    lines = out.read_bytes().split(b"\n")
+    whole, cut = lines[:-1], lines[-1]
+    good: list[bool] = []
+    for number, line in enumerate(whole, start=1):
         try:
-            solver.family.check(solver.family.parse(source.text))
-        except UserError as error:
-            raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
-    texts = [source.text for source in sources]
-    shown = (_show(solver, text, effort, puzzle_id) for text in texts)
-    unsolved = 0
-    for answer in solver.answers(texts, effort, puzzle_id) if json or brief else shown:
-        unsolved += answer.verified is False
-        if json or brief:
-            print(dump(answer.as_dict()) if json else answer.answer, flush=True)
-    return 1 if unsolved else 0
+            answer = loads(line)
+            asked = answer["puzzle"]
+            good.append(answer["verified"] is not False)
+        except (ValueError, KeyError, TypeError):
+            asked = None
+        if number > len(texts) or asked != family.text(family.parse(texts[number - 1])):
+            raise UserError(
+                f"{out}, line {number} is no answer to puzzle {number}: it was written for others; "
+                "choose another file"
+            )
+    os.truncate(out, out.stat().st_size - len(cut))
+    return good
 
 
 def _read_text(puzzle: str, file: str) -> tuple[str, str]:

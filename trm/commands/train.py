@@ -116,7 +116,7 @@ def _start(processes: int, arguments: list[str], folder: Path) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("torchrun has started several processes already: leave out --processes")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong is said here
+    logging.disable()  # what went wrong is said here, in a line
     how = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

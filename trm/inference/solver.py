@@ -18,11 +18,13 @@ from trm.inference.think import Decision, Ends, choose, ponder, refine
 from trm.models import RecursiveModel
 from trm.models.candidates import Candidates
 from trm.models.layers import GatedUnit
+from trm.processes import ALONE
 from trm.puzzles.family import Family
 
 # Most rows per batch. On a CPU the widest activations of a chunk should stay in the cache; on a GPU a chunk
 # should fit into the memory of a small one.
 CPU_CHUNK, GPU_CHUNK = 64, 1024
+_PARTS = 4  # batches of puzzles that a process searches through at a time
 _CACHE_BYTES, _GPU_BYTES = 8 * 2**20, 4 * 2**30
 
 
@@ -73,6 +75,7 @@ class Solver:
         self.model = model.eval()
         self.family = family
         self.training_steps = steps
+        self.processes = ALONE  # a command shares its work with others by putting them here
         self.chunk = chunk_size(model)
 
     @property
@@ -101,7 +104,10 @@ class Solver:
         if not tokens:
             return
         if effort.search:
-            yield from self._searched(np.stack(tokens), effort)
+            # Alone, all puzzles are one search: nobody waits for the last of a part.
+            size = len(tokens) if self.processes.count == 1 else _PARTS * self.chunk
+            parts = (np.stack(tokens[first : first + size]) for first in range(0, len(tokens), size))
+            yield from self.processes.deal(parts, lambda part: self._searched(part, effort))
             return
         for tokens_L, decision in zip(tokens, self.decide(np.stack(tokens), effort, puzzle_id), strict=True):
             yield self.answer(tokens_L, decision.answer_L, decision.steps, _sigmoid(decision.halt), effort)
@@ -150,10 +156,13 @@ class Solver:
         """How the rollouts of each puzzle end; those of one puzzle run together. Ids are 0 if not given."""
         puzzle_N = np.zeros(len(tokens_NL), np.int32) if puzzle_N is None else puzzle_N
         steps, size = effort.steps or self.training_steps, max(1, self.chunk // effort.rollouts)
-        for first in range(0, len(tokens_NL), size):
+
+        def pondered(first: int) -> list[Ends]:
             part = slice(first, first + size)
             tokens_BL, puzzle_B = self._tensor(tokens_NL[part]), self._tensor(puzzle_N[part])
-            yield from ponder(self.model, self.family, tokens_BL, puzzle_B, steps, effort)
+            return ponder(self.model, self.family, tokens_BL, puzzle_B, steps, effort)
+
+        yield from self.processes.deal(range(0, len(tokens_NL), size), pondered)
 
     def answer(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, steps: int, halt_probability: float, effort: Effort

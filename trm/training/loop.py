@@ -331,7 +331,7 @@ class _Run:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
         self.group.by_first(lambda: self._export(name, report))
 
-    def _export(self, name: str, report: Report | None) -> None:
+    def _export(self, name: str, report: Report | None = None) -> None:
         raw = {n: w.detach().cpu().contiguous() for n, w in self.module.state_dict().items()}
         averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
@@ -391,8 +391,11 @@ class _Run:
         self.best = tuple(state["counters"]["best"].tolist())
         self._seconds_before = state["counters"]["seconds"].item()
         self._start = time.perf_counter()
+        self.group.by_first(self._catch_up)
+
+    def _catch_up(self) -> None:
         if pretrained.step_of(self.folder / "last") != self.step:
-            self.export("last")  # a kill came between the checkpoint and these weights
+            self._export("last")  # a kill came between the checkpoint and these weights
 
     def _state(self) -> dict[str, Any]:
         """All of the run as nested dictionaries of tensors, those of the rows of all processes included.
