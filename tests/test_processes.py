@@ -33,7 +33,14 @@ CHANGES = {
     "hrm": {"model": {"kind": "hrm"}, "supervision": {"continue_loss": True, "exploration": 0.5}},
     "puzzles": {"model": {"prefix": 2, "puzzle_width": 20}, "optimizer": {"puzzle_lr": 0.01}},
     "search": {
-        "model": {"kind": "candidates", "mixing": "relations", "halting": "every", "inner": 16, "heads": 1},
+        "model": {
+            "kind": "candidates",
+            "mixing": "relations",
+            "halting": "every",
+            "conflict_head": True,
+            "inner": 16,
+            "heads": 1,
+        },
         "supervision": {
             "start_noise": 1.0,
             "noise": 0.1,

@@ -117,7 +117,7 @@ class Processes:
                 result = work()
             except UserError as error:
                 failure = error
-        told = [result, None if failure is None else str(failure)]
+        told: list[Any] = [result, None if failure is None else str(failure)]
         with _others_are_there(self):
             dist.broadcast_object_list(told, 0, device=_HOST)
         if failure is not None:

@@ -90,8 +90,8 @@ def evaluate(
         compute, about = ComputeConfig(device=device, dtype=dtype), pretrained.find(model)[1]
         boards = pretrained.fitting(about, sources.first_question(data)) if about.model.any_board else None
         found = pretrained.load(model, compute, boards)
-        if (group := found.family.commands) and not original.is_split(data):
-            raise UserError(f"models of this family have commands of their own: trm {group} eval --help")
+        if (commands := found.family.commands) and not original.is_split(data):
+            raise UserError(f"models of this family have commands of their own: trm {commands} eval --help")
         if found.config.puzzle_ids and found.config.model.puzzle_width:
             table = original_arc.variants(Path(data).resolve().parent)
             remedy = "give data that the model was trained for, or evaluate its tasks by votes"
