@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
+import tiny_arc
 import together
 import torch
 from safetensors.torch import load_file
@@ -19,9 +21,12 @@ from test_train import config, metrics
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, load
 
-from trm import processes
-from trm.config import dump_config
+from trm import cli, processes
+from trm.config import Effort, ModelConfig, dump_config
 from trm.errors import UserError
+from trm.inference import solver
+from trm.inference.solver import Solver
+from trm.models import build
 from trm.processes import ALONE, Processes
 from trm.recipe import RunConfig
 from trm.training import checkpoint
@@ -304,3 +309,104 @@ def test_the_command_starts_processes_and_says_which_one_died(tmp_path: Path):
     assert "process 1 of 2 was killed (SIGKILL) and the others were ended; what was saved is good" in said
     assert "go on with `trm train --resume run --processes 2`" in said and "Traceback" not in said
     assert json.loads((tmp_path / "run" / "data.json").read_text())["train"]["rows"] == 40
+
+
+# --- evaluating, solving and voting
+
+
+def said(count: int, folder: Path, *arguments: str) -> tuple[list[int], str]:
+    """Exit codes of a command by so many processes, and what the first prints; the others are silent."""
+    ids = together.start(count, lambda: cli.main(list(arguments)), folder / "said")
+    codes = together.join(ids)
+    assert not any((folder / f"said{rank}").read_text() for rank in range(1, count) if not codes[rank])
+    return codes, (folder / "said0").read_text()
+
+
+def without_speed(values: object) -> object:
+    """A report without what depends on the clock."""
+    if isinstance(values, dict):
+        return {name: without_speed(each) for name, each in values.items() if name != "puzzles_per_second"}
+    return values
+
+
+@pytest.fixture
+def small_batches(monkeypatch) -> None:
+    """Batches of two puzzles, so that eight are dealt in several rounds."""
+    monkeypatch.setattr(solver, "CPU_CHUNK", 2)
+
+
+@pytest.fixture
+def puzzles(tmp_path: Path) -> Path:
+    """Puzzles as a file, and a model of them beside it."""
+    tiny.save(tmp_path / "model")
+    rows = [f"{puzzle},{tiny.ANSWER}" for puzzle in (*tiny.PUZZLES, tiny.PUZZLES[0])]
+    (tmp_path / "puzzles.csv").write_text("\n".join(["question,answer", *rows]) + "\n")
+    return tmp_path
+
+
+def test_an_evaluation_is_the_same_by_several(puzzles: Path, small_batches: None):
+    asked = ["eval", str(puzzles / "model"), "--data", str(puzzles / "puzzles.csv"), "--json", "--all-steps"]
+    asked += ["--dtype", "bfloat16", "--rollouts", "3", "--select", "vote", "--noise", "0.5"]
+    (one, alone), (codes, shared) = (said(count, puzzles, *asked) for count in (1, 3))
+    assert one + codes == [0] * 4
+    assert without_speed(json.loads(shared)) == without_speed(json.loads(alone))
+    assert json.loads(shared)["n"] == 9
+
+
+def test_puzzles_are_solved_by_several_in_their_order(puzzles: Path, small_batches: None):
+    asked = ["solve", "--file", str(puzzles / "puzzles.csv"), "--model", str(puzzles / "model"), "--json"]
+    (one, alone), (codes, shared) = (said(count, puzzles, *asked) for count in (1, 2))
+    assert codes == one * 2 and shared == alone and len(alone.splitlines()) == 9
+    codes, words = said(2, puzzles, *asked[:-1])
+    assert codes == [2, 2] and "pictures of the way are for one process" in words
+
+
+def test_a_search_is_the_same_by_several(tmp_path: Path, small_batches: None):
+    torch.manual_seed(0)
+    config = ModelConfig(kind="candidates", mixing="relations", halting="every", width=8, heads=1, layers=1)
+    model = build(config, tiny.TASK.problem(), tiny.EXACT)
+    asked = list(tiny.PUZZLES) * 3
+    alone = Solver(model, tiny.TASK, 4).solve(asked, Effort(search=50))
+
+    def work() -> None:
+        shared = Solver(model, tiny.TASK, 4)
+        with processes.joined("cpu") as shared.processes:
+            assert shared.solve(asked, Effort(search=50)) == alone
+
+    together.together(2, work, tmp_path / "log")
+    assert all(answer.verified for answer in alone)
+
+
+def test_votes_are_the_same_by_several(tmp_path: Path, monkeypatch):
+    tasks = [tiny_arc.made("a"), tiny_arc.made("b", test=2)]
+    tiny_arc.write(tmp_path / "tasks.json", tasks)
+    recipe = tiny_arc.config(data={"train": str(tmp_path / "tasks.json")})
+    assert train(recipe, tmp_path / "run").finished
+    monkeypatch.setattr(solver, "CPU_CHUNK", 4)
+    asked = ["arc", "eval", str(tmp_path / "run"), "--data", str(tmp_path / "tasks.json"), "--allow-leaks"]
+    asked += ["--submission", str(tmp_path / "submission.json"), "--json"]
+    found = []
+    for count in (1, 3):
+        codes, words = said(count, tmp_path, *asked)
+        assert codes == [0] * count
+        found.append((words, (tmp_path / "submission.json").read_bytes()))
+        (tmp_path / "submission.json").unlink()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_answers_in_a_file_go_on_where_they_stopped(puzzles: Path, small_batches: None, count: int):
+    out = puzzles / "answers.jsonl"
+    asked = ["solve", "--file", str(puzzles / "puzzles.csv"), "--model", str(puzzles / "model")]
+    _, whole = said(1, puzzles, *asked, "--json")
+    asked += ["--out", str(out)]
+    for kept in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
+        out.write_bytes(whole.encode()[:kept])
+        codes, words = said(count, puzzles, *asked)
+        assert out.read_text() == whole and codes == [1] * count, words
+    assert "9 answers, of which" in words
+    out.write_text(whole.replace("\n", "", 1))
+    codes, words = said(count, puzzles, *asked)
+    assert codes == [2] * count and "line 1 is no answer to puzzle 1" in words
+    assert out.read_text() == whole.replace("\n", "", 1)
+    assert said(1, puzzles, *asked, "--json")[0] == [2]
