@@ -1,12 +1,13 @@
 # make setup   the environment in .venv
 # make test    lint, types and all tests
+# make chaos   runs that are killed, starved and interrupted, very often
 # make demo    train the small 6x6 Sudoku model, evaluate it, watch it solve
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: setup test demo clean
+.PHONY: setup test chaos demo clean
 
 setup: .venv/ready
 
@@ -23,6 +24,9 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/pytest --numprocesses auto
+
+chaos: setup
+	KILLS=100 EVERY=1 $(BIN)/pytest -s tests/chaos
 
 demo: setup
 	rm -rf $(RUN)
