@@ -181,6 +181,17 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path: Path,
     assert checkpoint.steps_saved(folder / "checkpoints")[-1] == last + 1
 
 
+def test_a_run_that_torchrun_starts_again_goes_on(tmp_path: Path, monkeypatch):
+    settings, folder = config(train={"steps": 3, "checkpoint_every": 1, "log_every": 1}), tmp_path / "run"
+    train(settings, folder, stop_after=2)
+    with pytest.raises(UserError, match="holds another run"):
+        train(settings, folder)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert train(settings, folder).finished
+    assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3]
+    assert train(settings, tmp_path / "another", stop_after=1).step == 1
+
+
 def test_a_full_disk_of_the_first_is_an_error_of_all(tmp_path: Path, monkeypatch):
     def full(*_: object) -> None:
         raise UserError("the disk is full")

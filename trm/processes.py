@@ -205,6 +205,11 @@ def joined(device: str) -> Generator[Processes]:
         dist.destroy_process_group()
 
 
+def restarted() -> bool:
+    """Whether torchrun starts the same command again, because one of its processes had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
 def _environment() -> ClusterEnvironment | None:
     """What started this process together with others, if anything did."""
     if TorchElasticEnvironment.detect():

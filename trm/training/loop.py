@@ -85,13 +85,14 @@ def train(
 
     `stop_after` ends this call once that many steps of the run are done; the run can go on later. The same
     happens on SIGINT and SIGTERM. `compute` changes options of that section: a run that goes on may be on
-    another machine. What this one cannot do, a run does without, and says so. Raises UserError for anything
-    the user can put right; the last checkpoint stays good.
+    another machine. What this one cannot do, a run does without, and says so. A new run that torchrun starts
+    again, as a process had died, goes on. Raises UserError for anything the user can put right; the last
+    checkpoint stays good.
     """
     console = console or Console(quiet=True)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
-        resume = config is None
-        if config is None:
+        resume = config is None or (processes.restarted() and (folder / "config.yaml").exists())
+        if config is None or resume:
             config = _reopen(folder)
         if compute:
             values = config.model_dump()
