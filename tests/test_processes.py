@@ -58,9 +58,14 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forks_inherit_what_is_compiled(tmp_path_factory) -> None:
+    train(short(train={"steps": 1}), tmp_path_factory.mktemp("first") / "run")
+
+
 def short(**changes: dict) -> RunConfig:
     """Six steps, with an evaluation and a checkpoint in the middle."""
-    train = {"steps": 6, "log_every": 1, "eval_every": 3, "checkpoint_every": 3}
+    train = {"steps": 6, "log_every": 1, "eval_every": 3, "checkpoint_every": 3, "loggers": ()}
     return config(**EXACT | changes | {"train": train | changes.get("train", {})})
 
 
@@ -129,7 +134,7 @@ def test_only_puzzle_embeddings_are_trained_by_two(tmp_path: Path):
 
 
 def test_float32_differs_by_its_rounding(tmp_path: Path):
-    settings = config(train={"steps": 6, "log_every": 1, "eval_every": 6})
+    settings = config(train={"steps": 6, "log_every": 1, "eval_every": 6, "loggers": ()})
     for count in (1, 2):
         folder = tmp_path / str(count)
         together.together(count, lambda folder=folder: train(settings, folder) and None, tmp_path / "log")
@@ -138,7 +143,7 @@ def test_float32_differs_by_its_rounding(tmp_path: Path):
     assert metrics(tmp_path / "2", "eval")[0]["n"] == 12
 
 
-LONG = {"steps": 100_000, "eval_every": 100_000, "checkpoint_every": 5, "log_every": 1}
+LONG = {"steps": 100_000, "eval_every": 100_000, "checkpoint_every": 5, "log_every": 1, "loggers": ()}
 
 
 def begun(folder: Path, ids: list[int]) -> None:
@@ -182,7 +187,10 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path: Path,
 
 
 def test_a_run_that_torchrun_starts_again_goes_on(tmp_path: Path, monkeypatch):
-    settings, folder = config(train={"steps": 3, "checkpoint_every": 1, "log_every": 1}), tmp_path / "run"
+    settings, folder = (
+        config(train={"steps": 3, "checkpoint_every": 1, "log_every": 1, "loggers": ()}),
+        tmp_path / "run",
+    )
     train(settings, folder, stop_after=2)
     with pytest.raises(UserError, match="holds another run"):
         train(settings, folder)
