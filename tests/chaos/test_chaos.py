@@ -216,6 +216,8 @@ def test_two_runs_in_one_folder(tmp_path: Path, undisturbed):
     folder = tmp_path / "run"
     ids = together.start(1, lambda: go_on(folder), tmp_path / "log")
     refused = 0
+    while not (folder.exists() and any(folder.iterdir())):  # it has the folder
+        time.sleep(0.01)
     while os.waitpid(ids[0], os.WNOHANG)[0] == 0:
         try:
             train(None if (folder / "config.yaml").exists() else SETTINGS, folder, stop_after=0)

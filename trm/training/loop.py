@@ -137,6 +137,8 @@ def _prepare(
     """A run at its beginning: its folder laid out, its data there, its model built."""
     if group.first and not resume:
         _check_new(folder)
+    if group.first:
+        checkpoint.tidy(folder / "checkpoints")
     family, generator = config.family.build(), config.data.generator()
     total = sum(generator.counts().values()) if generator else 0
     begun = resume and bool(checkpoint.steps_saved(folder / "checkpoints"))
