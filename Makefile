@@ -1,5 +1,6 @@
 # make setup   the environment in .venv
 # make test    lint, types and all tests
+# make fuzz    an hour of damaged files (TRM_FUZZ_SECONDS=600 make fuzz: ten minutes)
 # make chaos   runs that are killed, starved and interrupted, very often
 # make demo    train the small 6x6 Sudoku model, evaluate it, watch it solve
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: setup test chaos demo clean
+.PHONY: setup test fuzz chaos demo clean
 
 setup: .venv/ready
 
@@ -24,6 +25,9 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/pytest --numprocesses auto
+
+fuzz: setup
+	TRM_FUZZ_SECONDS=$${TRM_FUZZ_SECONDS:-3600} $(BIN)/pytest tests/fuzz
 
 chaos: setup
 	KILLS=100 EVERY=1 $(BIN)/pytest -s tests/chaos

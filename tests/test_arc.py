@@ -106,9 +106,9 @@ def grids_with(grid) -> dict:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"f\.json is not a valid JSON file"),
-        ('{"a": 1, "a": 1}', r"f\.json is not a valid JSON file: 'a' is there twice"),
-        ("[" * 100_000, "not a valid JSON file"),
+        ("{", r"f\.json is not valid JSON"),
+        ('{"a": 1, "a": 1}', r"f\.json is not valid JSON: 'a' is there twice"),
+        ("[" * 100_000, "not valid JSON"),
         ([], r"f\.json holds no ARC tasks"),
         ({}, r"f\.json holds no ARC tasks"),
         ({"a": [ANSWER]}, "task a has no 'train' and 'test'; give the file of challenges"),
@@ -177,7 +177,7 @@ def test_missing_sources(tmp_path):
     with pytest.raises(UserError, match=r"many\.json is not one task"):
         read(str(tmp_path))
     (tmp_path / "many.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match="not a valid JSON file"):
+    with pytest.raises(UserError, match="not a UTF-8 text file"):
         read(str(tmp_path / "many.json"))
 
 

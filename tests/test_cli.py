@@ -1,9 +1,11 @@
 """The command: what it prints, what it returns, and one line on stderr for all that a user can put right."""
 
 import functools
+import gzip
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -11,20 +13,25 @@ from pathlib import Path
 
 import pytest
 import tiny
-from tiny import ANSWER, PUZZLES
+from tiny import ANSWER, PUZZLES, TASK
 
-from trm import cli, pretrained
-from trm.commands import data, evaluate, info, solve, train
-from trm.config import ModelConfig
+import trm
+from trm import cli, pretrained, terminal
+from trm.commands import data, evaluate, hub, info, runs, solve, train
+from trm.commands import original as original_commands
+from trm.config import Effort, ModelConfig, option_names
 from trm.errors import UserError
+from trm.inference.solver import Solver
 from trm.models import Problem, build
 from trm.original import folders as original
+from trm.puzzles import config_classes, records
+from trm.puzzles.family import Family
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
 from trm.puzzles.table import read_csv
-from trm.recipe import RunConfig, load_recipe
+from trm.recipe import RunConfig, about_recipe, load_recipe, recipe_names
 
 COMMANDS = {
     "solve": solve.solve,
@@ -32,6 +39,13 @@ COMMANDS = {
     "eval": evaluate.evaluate,
     "data sudoku": data.commands()["sudoku"],
     "data maze": data.commands()["maze"],
+    "data original": original_commands.data,
+    "runs": runs.runs,
+    "plot": runs.plot,
+    "import": original_commands.take_over,
+    "original export": original_commands.export,
+    "push": hub.push,
+    "pull": hub.pull,
     "info": info.info,
 }
 SMALL = [
@@ -51,7 +65,9 @@ def here(tmp_path, monkeypatch):
     rows = [f"me,{puzzle},{ANSWER},1" for puzzle in PUZZLES]
     files = {
         "good.csv": "\n".join(["source,question,answer,rating", *rows]) + "\n",
-        "columns.csv": f"puzzle,solution\n{PUZZLES[0]},{ANSWER}\n",
+        "columns.csv": f"number,difficulty\n{PUZZLES[0]},{ANSWER}\n",
+        "broken.csv": f'question,answer\n"{PUZZLES[0]},{ANSWER}\n',
+        "short.csv": f"question\n{PUZZLES[0][:-1]}\n",
         "wrong.csv": f"question,answer\n{PUZZLES[0]},{ANSWER}\n{PUZZLES[0]},{ANSWER[:-1]}2\n",
         "empty.txt": "\n \n",
         "lines.txt": f"{PUZZLES[0]}\n\n{PUZZLES[1]}\n{PUZZLES[2]}\n",
@@ -91,8 +107,8 @@ def process(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 def answers(*puzzles: str) -> str:
-    """What `--brief` prints for puzzles."""
-    return "".join(answer.answer + "\n" for answer in tiny.solver().solve(puzzles))
+    """What `--brief` prints for puzzles, none of which the model solves."""
+    return "".join(answer.answer + "  # breaks the rules\n" for answer in tiny.solver().solve(puzzles))
 
 
 # --- what a user can put right
@@ -112,17 +128,33 @@ BAD = [
     ([*SOLVE, PUZZLES[0], "--file", "lines.txt"], "a puzzle or --file, not both"),
     ([*SOLVE, "--file", "nothing.txt"], "cannot read nothing.txt: No such file"),
     ([*SOLVE, "--file", "full"], "cannot read full"),
-    ([*SOLVE, "--file", "binary"], "cannot read binary"),
+    ([*SOLVE, "--file", "binary"], "binary is not a UTF-8 text file"),
     ([*SOLVE, "--file", "empty.txt"], "empty.txt holds no puzzles"),
-    ([*SOLVE, "--file", "bad.txt"], "bad.txt, line 3: contradictory"),
     ([*SOLVE, "--file", "columns.csv"], "columns.csv"),
+    ([*SOLVE, "--file", "broken.csv"], "broken.csv, line 2: a quote that opens here is never closed"),
+    ([*SOLVE, PUZZLES[0], "--json", "--brief"], "--json or --brief, not both"),
+    ([*SOLVE, PUZZLES[0], "--skip-bad"], "--skip-bad is for puzzles of a file"),
+    ([*SOLVE, PUZZLES[0], "--noise", "0.3"], "noise 0.3 would do nothing for one rollout"),
+    ([*SOLVE, PUZZLES[0], "--start", "random"], "start random would do nothing for one rollout"),
+    ([*SOLVE, PUZZLES[0], "--select", "vote"], "select vote would do nothing for one rollout"),
+    ([*SOLVE, PUZZLES[0], "--no-symmetries"], "symmetries False would do nothing for one rollout"),
+    (
+        [*SOLVE, PUZZLES[0], "--rollouts", "1000001"],
+        "less than or equal to 1000000",
+    ),
+    (["solve", "lines.txt"], "lines.txt is a file: to read puzzles from it, write --file lines.txt"),
+    (["solve", "nothing.csv"], "there is no file nothing.csv"),
+    (["solve", "." * 35], "the puzzle has 35 cells, but a 6x6 Sudoku has 36"),
+    (["solve", "\n".join(["." * 9] * 8 + ["." * 8])], "80 cells, but a 9x9 Sudoku has 81 (row 9 has 8)"),
+    (["solve", "###\n#S#\n###"], "the maze has no G"),
+    (["solve", "--file", "short.csv"], "short.csv, first puzzle: the puzzle has 15 cells, but a 4x4 Sudoku"),
     ([*SOLVE, PUZZLES[0], "--steps", "two"], "--steps"),
     ([*SOLVE, PUZZLES[0], "--steps", "0"], "steps"),
     ([*SOLVE, PUZZLES[0], "--steps", "-1"], "steps"),
     ([*SOLVE, PUZZLES[0], "--device", "abacus"], "--device"),
     (["solve", PUZZLES[0], "--model", "nope"], "no model 'nope'"),
     (["solve", PUZZLES[0], "--model", "full"], "full holds no model"),
-    (["solve", "." * 7], "no bundled weights fit the first puzzle"),
+    (["solve", "." * 7], "the puzzle has 7 cells, but a 4x4 Sudoku has 16"),
     (["eval"], "give a model and data"),
     (["eval", "model"], "give a model and data"),
     (["eval", "nope", "--data", "good.csv"], "no model 'nope'"),
@@ -134,6 +166,12 @@ BAD = [
     (["eval", "model", "--data", "good.csv", "--weights", "ema"], "no ema weights, only raw"),
     (["eval", "model", "--data", "good.csv", "--weights", "best"], "--weights"),
     (["eval", "model", "--data", "good.csv", "--limit", "0"], "limit"),
+    (["eval", "model", "--data", "good.csv", "--search", "9"], "--search is not measured here"),
+    (["eval", "model", "--data", "good.csv", "--noise", "1"], "noise 1.0 would do nothing for one rollout"),
+    (["train", "tiny", "--train.batch", "100000000"], "less than or equal to 100000"),
+    (["train", "tiny", "--model.heads", "2", "--out", "new"], "--model.heads is for mixing attention"),
+    (["data", "arc", "--variants", "100000000", "--train", "x"], "less than or equal to 100000"),
+    (["data", "sudoku", "--out", "new", "--train", "9" * 20], "less than or equal to 10000000"),
     (["eval", "model", "--data", "good.csv", "--steps", "-1"], "steps"),
     (["train", "minii"], "unknown recipe 'minii'; did you mean 'mini'?"),
     (["train", "nothing.yaml"], "cannot read nothing.yaml"),
@@ -154,12 +192,12 @@ BAD = [
     (["train", "tiny", "--data.train", "nothing.csv", "--out", "new"], "cannot read nothing.csv"),
     (["train", "tiny", "--data.train", "good.csv", "--out", "new"], "data.hold_out is 0 of 8 puzzles"),
     (["train", "--resume", "nothing"], "nothing holds no run"),
-    (["train", "--resume", "full", "--out", "new"], "--resume goes on with the run as it is"),
-    (["train", "--resume", "full", "--model.width", "8"], "--resume goes on with the run as it is"),
+    (["train", "--resume", "full", "--out", "new"], "--resume takes the run as it is"),
+    (["train", "--resume", "full", "--model.width", "8"], "--resume takes the run as it is"),
     (["train", "--out", "new", "tiny", *SMALL, "--train.steps", "1"], "first"),
     (["data", "sudoku"], "--out"),
     (["data", "chess", "--out", "new"], "chess"),
-    (["data", "sudoku", "--out", "new", "--box-rows", "9"], "box_rows"),
+    (["data", "sudoku", "--out", "new", "--box-rows", "9"], "--box-rows is 9: give at most 5"),
     (["data", "sudoku", "--out", "new", "--train", "-1"], "train"),
     (["data", "sudoku", "--out", "new", "--seed", "-1"], "seed"),
     (["data", "maze", "--out", "new", "--seed", str(2**64)], "seed"),
@@ -169,7 +207,27 @@ BAD = [
         "ask for fewer puzzles",
     ),
     (["info", "nope"], "no model 'nope'"),
-    (["info", "full"], "full holds no model"),
+    (["info", "full"], "full"),
+    (["train", "broken.yaml"], "broken.yaml is not valid YAML: line 2, column 1: expected ',' or ']'"),
+    (["train", "tiny", "--model.width", "abc"], "--model.width is 'abc': give a whole number"),
+    (["train", "tiny", "--optimizer.lr", "x"], "--optimizer.lr is 'x': give a number"),
+    (["train", "tiny", "--optimizer.lr", "nan"], "--optimizer.lr is nan: give a finite number"),
+    (["train", "tiny", "--seed", "1.5"], "--seed is '1.5': give a whole number"),
+    (["train", "tiny", "--train.steps=0"], "--train.steps is 0: give more than 0"),
+    (["train", "tiny", "--ema.decay", "1.5"], "--ema.decay is 1.5: give less than 1.0"),
+    (["train", "tiny", "--optimizer.name", "sgd"], "--optimizer.name is 'sgd': choose one of adam_atan2"),
+    (["train", "tiny", "--data.hold-out", "3"], "error: data: validation and hold_out need a training file"),
+    (["train", "tiny", "--train", "5"], "--train is a group of options, such as --train.start-from"),
+    (["train", "tiny", "--seed"], "--seed needs a value"),
+    ([*SOLVE, PUZZLES[0], "--rollouts=-1"], "--rollouts is -1: give more than 0"),
+    (["train", "sudoku-fast", "--out", "new"], "--data.train hub:sudoku-extreme/train, or make puzzles with"),
+    (
+        ["data", "maze", "--out", "new", "--height", "5", "--width", "5"],
+        "longer than 21 cells: give",
+    ),
+    (["data", "sudoku", "--out", "new", *BOARD, "--extra-clues", "99"], "extra_clues 99 fills a whole board"),
+    (["trian", "mini"], "no command 'trian'; did you mean train?"),
+    (["info", "--quiet", "--verbose"], "give --quiet or --verbose, not both"),
 ]
 
 
@@ -206,7 +264,46 @@ def test_a_folder_that_cannot_be_made_is_bad_input(capsys):
 
 def test_hints_name_options_of_the_same_command(capsys):
     assert "did you mean --json?" in run(capsys, *SOLVE, PUZZLES[0], "--jsn")[2]
-    assert "did you mean" not in run(capsys, "--version")[2]
+
+
+def test_options_that_every_command_has(capsys, monkeypatch):
+    assert run(capsys, "--version") == (0, f"trm {trm.__version__}\n", "")
+    arguments = ("solve", PUZZLES[0], "--model", "nope")
+    plain, chatty = run(capsys, *arguments)[2], run(capsys, "--verbose", *arguments)[2]
+    assert chatty.endswith(plain) and "Traceback" in chatty and f"trm: {trm.__version__}; python: " in chatty
+    sizes = ["--train=40", "--validation=0", "--test=0", "--box-rows=2", "--box-cols=2", "--extra-clues=3"]
+    monkeypatch.setattr(terminal, "pause", lambda seconds: 0)
+    loud = run(capsys, "data", "sudoku", "--out", "loud", *sizes)
+    quiet = run(capsys, "data", "sudoku", "--out", "quiet", *sizes, "--quiet")
+    assert "generating 40/40" in loud[2]
+    assert quiet == (0, "quiet/train.csv: 40 puzzles\n", "")
+    assert all(f"{code}" in cli._DESCRIPTION for code in (0, 1, 2, 130, 143, 141))
+
+
+def test_an_interruption_is_one_line_wherever_it_comes(capsys, monkeypatch):
+    def compiled(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    def plain(*_):
+        raise KeyboardInterrupt
+
+    for stop in (compiled, plain):
+        monkeypatch.setattr("trm.data.sources.generate", stop)
+        assert run(capsys, "data", "sudoku", "--out", "new", *BOARD) == (130, "", "trm: interrupted\n")
+        assert not Path("new").exists()
+
+
+def test_a_field_of_any_length_is_the_familys_to_refuse(capsys):
+    Path("long.csv").write_text(f"question,answer\n{'1' * 200_000},1\n")
+    for arguments in (["eval", "model", "--data", "long.csv"], [*SOLVE, "--file", "long.csv"]):
+        code, _, err = run(capsys, *arguments)
+        assert (code, err.count("\n")) == (2, 1) and "the puzzle has 200000 cells" in err
+    Path("long.txt").write_text("1" * 1_000_000)
+    code, _, err = run(capsys, "solve", "--file", "long.txt")
+    assert (code, err.count("\n")) == (2, 1) and len(err) < 1000
 
 
 def test_standard_input_is_named_when_it_is_empty(capsys, monkeypatch):
@@ -259,7 +356,29 @@ def test_all_steps_runs_them_all(capsys):
         assert json.loads(out)["steps"] == steps
 
 
+def texts(text: str, family: Family) -> list[str]:
+    """The puzzles that are read from a text."""
+    lines = records.Lines(text.splitlines(keepends=True), "x")
+    return [question.text for question in records.questions(lines, family)]
+
+
+ROWS = "".join(f"{puzzle},{ANSWER}\n" for puzzle in PUZZLES[:3])
 GRIDS = {
+    "the columns of Kaggle": "quizzes,solutions\n" + ROWS,
+    "other columns, with the number of clues": "id,puzzle,solution,clues\n"
+    + "".join(f"1,{puzzle},{ANSWER},9\n" for puzzle in PUZZLES[:3]),
+    "capitals": "Question,Answer\n" + ROWS,
+    "tabs": ("question,answer\n" + ROWS).replace(",", "\t"),
+    "semicolons": ("Quiz;Answer\n" + ROWS).replace(",", ";"),
+    "remarks": "# from somewhere\n#\n" + "\n".join(PUZZLES[:3]) + "\n# the end\n",
+    "remarks in a table": "# mine\n\nquestion,answer\n# easy ones\n" + ROWS,
+    "JSON lines": "".join(json.dumps({"puzzle": puzzle}) + "\n" for puzzle in PUZZLES[:3]),
+    "a JSON array": json.dumps([{"Question": puzzle, "answer": ANSWER} for puzzle in PUZZLES[:3]], indent=1),
+    "a JSON array of texts": json.dumps(PUZZLES[:3]),
+    "a JSON array of grids": json.dumps(
+        [[[int(c) if c != "." else 0 for c in p[i : i + 4]] for i in (0, 4, 8, 12)] for p in PUZZLES[:3]]
+    ),
+    "JSON under a name": json.dumps({"data": [{"quiz": puzzle} for puzzle in PUZZLES[:3]]}),
     "lines": "\n".join(PUZZLES[:3]),
     "lines between blank lines": "\n\n".join(PUZZLES[:3]) + "\n\n",
     "grids": "\n\n".join("\n".join(puzzle[i : i + 4] for i in range(0, 16, 4)) for puzzle in PUZZLES[:3]),
@@ -285,20 +404,115 @@ GRIDS = {
 def test_puzzles_of_a_file_in_any_layout(capsys, here, name):
     (here / "in.txt").write_text(GRIDS[name], encoding="utf-8", newline="")
     code, out, err = run(capsys, *SOLVE, "--brief", "--file", "in.txt")
-    assert (code, out, err) == (1, answers(*PUZZLES[:3]), "")
+    assert (code, out) == (1, answers(*PUZZLES[:3]))
+    assert err == "0 of 3 verified; try --rollouts 8 --select verify, or --exact\n"
+
+
+def test_a_packed_file(capsys, here):
+    (here / "in.gz").write_bytes(gzip.compress(GRIDS["csv"].encode()))
+    assert run(capsys, *SOLVE, "--brief", "--file", "in.gz")[1] == answers(*PUZZLES[:3])
+    (here / "in.gz").write_bytes(gzip.compress(GRIDS["csv"].encode())[:-9])
+    assert "in.gz: damaged gzip file" in run(capsys, *SOLVE, "--brief", "--file", "in.gz")[2]
+
+
+def test_rows_of_one_grid_in_json():
+    assert [text.split() for text in texts(json.dumps(["12..", "....", "..1.", "...."]), TASK)] == [
+        ["12..", "....", "..1.", "...."]
+    ]
+
+
+def test_what_was_asked_before_a_fault_is_answered(capsys):
+    code, out, err = run(capsys, *SOLVE, "--brief", "--file", "bad.txt")
+    assert (code, out) == (2, answers(PUZZLES[0]))
+    assert "bad.txt, line 3: contradictory clues" in err
+    assert "1 puzzles before it were answered: --skip-bad goes on" in err
+    code, _, err = run(capsys, *SOLVE, PUZZLES[0], "--steps", "1")
+    assert "0 of 1 verified; try --rollouts 8 --select verify, or --exact" in err
+
+
+def test_bad_puzzles_are_skipped_and_named(capsys, here):
+    rows = [PUZZLES[0], "11..............", PUZZLES[1][:-1], f"{PUZZLES[2]},{ANSWER}", PUZZLES[1]]
+    (here / "bad.csv").write_text("question\n" + "\n".join(rows) + "\n")
+    for mode in ("--brief", "--json"):
+        code, out, err = run(capsys, *SOLVE, mode, "--file", "bad.csv", "--skip-bad")
+        assert code == 1 and len(out.splitlines()) == 2
+        assert "skipped 3 of 5 puzzles" in err
+        for fault in ("line 3: contradictory", "line 4: the puzzle has 15 cells", "line 5: 2 fields where"):
+            assert f"bad.csv, {fault}" in err
+
+
+def test_skipping_alone_is_not_success(capsys, believe):
+    assert run(capsys, *SOLVE, "--brief", "--file", "lines.txt")[0] == 0
+    code, out, err = run(capsys, *SOLVE, "--brief", "--file", "bad.txt", "--skip-bad")
+    assert code == 1 and "#" not in out and "skipped 1 of 2 puzzles" in err
+
+
+def test_the_first_answer_comes_before_the_last_puzzle_is_looked_at(monkeypatch):
+    looked = []
+    check = Sudoku.check
+    monkeypatch.setattr(Sudoku, "check", lambda self, tokens_L: (looked.append(1), check(self, tokens_L)))
+    lines = records.Lines(iter([f"{puzzle}\n" for puzzle in PUZZLES * 100]), "x")
+    asked = solve._Asked("", lines, TASK, False)
+    found = tiny.solver().answers(asked)
+    next(found)
+    assert len(looked) == 1
+    assert len(list(found)) == len(looked) - 1 == 8 * 100 - 1
+
+
+def test_the_steps_of_the_chosen_rollout_are_shown(capsys):
+    effort = Effort(rollouts=6, noise=0.5)
+    answer = next(
+        found for puzzle in PUZZLES for found in tiny.solver().solve(puzzle, effort) if found.rollout > 0
+    )
+    steps = list(tiny.solver().replay(answer, effort))
+    assert len(steps) == answer.steps
+    assert TASK.text(steps[-1].answer) == answer.answer
+    assert steps[-1].halt_probability == pytest.approx(answer.halt_probability, abs=1e-6)
+    _, out, _ = run(capsys, *SOLVE, answer.puzzle, "--rollouts", "6", "--noise", "0.5")
+    assert out.count("step ") == answer.steps and out.count("halt ") == answer.steps
+    assert f"rollout {answer.rollout + 1} of 6" in out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    ],
+)
+def test_no_memory_left_is_one_line_that_names_the_option(capsys, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(Solver, "decisions", fail)
+    for command in ([*SOLVE, PUZZLES[0]], ["eval", "model", "--data", "good.csv"]):
+        code, _, err = run(capsys, *command, "--rollouts", "9")
+        assert (code, err.count("out of memory: lower --rollouts")) == (2, 1)
+    monkeypatch.setattr("trm.training.loop.train", fail)
+    code, _, err = run(capsys, "train", "tiny", "--out", "new", *SMALL)
+    assert (code, err.count("out of memory: lower --train.batch")) == (2, 1)
+
+
+def test_another_failure_is_no_lack_of_memory(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Solver, "decisions", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        cli.main([*SOLVE, PUZZLES[0]])
 
 
 def test_rows_of_a_16x16_grid_are_one_puzzle():
     rows = "\n".join(["." * 16] * 16)
     task = Sudoku(SudokuConfig(box_rows=4, box_cols=4))
-    assert [source.text.split() for source in solve._split(rows, "x", task)] == [["." * 16] * 16]
+    assert [text.split() for text in texts(rows, task)] == [["." * 16] * 16]
 
 
 def test_rows_of_a_drawn_9x9_grid_are_one_puzzle():
     band = "5 3 . | . 7 . | . . .\n" * 3
     grid = "------+-------+------\n".join([band] * 3)
-    (source,) = solve._split(grid, "x", Sudoku(SudokuConfig()))
-    assert "".join(char for char in source.text if char in "53.7") == ("53..7...." * 9)
+    (text,) = texts(grid, Sudoku(SudokuConfig()))
+    assert "".join(char for char in text if char in "53.7") == ("53..7...." * 9)
 
 
 @pytest.mark.parametrize("how", [["-"], ["--file", "-"]])
@@ -340,9 +554,21 @@ def test_weights_are_called_averages_only_where_they_are(capsys):
     ):
         folder = f"run{len(names)}"
         assert run(capsys, "train", "few.yaml", "--out", folder, option)[0] == 0
-        code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json")
+        code, _, err = run(capsys, "eval", folder, "--data", "good.csv")
+        assert code == 2
+        # One is held out, and another is essentially the same.
+        assert "6 of 8 puzzles are essentially puzzles that the weights were trained on" in err
+        code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json", "--allow-leaks")
         assert (code, err) == (0, "")
         assert list(json.loads(out)["weights"]) == names
+        turned = [
+            ["".join(text[i::4] for i in range(4)).translate(str.maketrans("1234", "4321")) for text in row]
+            for row in ((puzzle, ANSWER) for puzzle in PUZZLES)
+        ]
+        Path("turned.csv").write_text("question,answer\n" + "".join(f"{q},{a}\n" for q, a in turned))
+        assert "6 of 8 puzzles" in run(capsys, "eval", folder, "--data", "turned.csv")[2]
+        trm.load(folder).save("copy")  # what is shared knows it too
+        assert run(capsys, "eval", "copy", "--data", "good.csv")[0] == 2
 
 
 def test_a_maze_is_made_trained_on_measured_and_solved(capsys):
@@ -435,6 +661,17 @@ def test_data_writes_files_once(capsys, here):
     assert (here / "new/data/train.csv").read_bytes() == before
 
 
+def test_data_grid_says_what_went_to_each_split(capsys):
+    puzzles = [format(number, "04b") for number in range(16)]
+    lines = [f"{each[:2]}/{each[2:]},{each[:2]}/{each[2:]}" for each in puzzles]
+    Path("own.csv").write_text("question,answer\n" + "\n".join(lines) + "\n")
+    code, out, _ = run(capsys, "data", "grid", "own.csv", "--out", "own", "--validation=3", "--test=2")
+    assert code == 0
+    for name, count in (("train", 11), ("validation", 3), ("test", 2)):
+        assert f"own/{name}.csv: {count} puzzles\n" in out
+    assert "own/recipe.yaml" in out
+
+
 def test_data_depends_on_the_seed(capsys, here):
     arguments = ["data", "sudoku", *BOARD]
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
@@ -443,17 +680,49 @@ def test_data_depends_on_the_seed(capsys, here):
     assert a == b != c
 
 
-def test_info(capsys):
+def test_info_lists_what_there_is(capsys):
     code, out, _ = run(capsys, "info")
     assert code == 0
-    assert "mini" in out
-    assert "tiny" in out
+    for name in recipe_names():
+        about = about_recipe(name)
+        assert about.what and about.cost, f"{name} says neither what it is nor what it costs"
+        assert f"{about.what}; {about.cost}" in " ".join(out.split())
+    found = json.loads(run(capsys, "info", "--json")[1])
+    assert set(found) == {"recipes", "models", "machine"}
+    assert found["recipes"]["mini"] == {"what": about_recipe("mini").what, "cost": about_recipe("mini").cost}
+    assert set(found["models"]) == set(pretrained.bundled_names())
+    assert {"trm", "python", "torch", "devices"} <= set(found["machine"])
+
+
+def test_info_of_a_recipe_a_model_a_run_and_a_file(capsys):
     out = run(capsys, "info", "tiny")[1]
-    assert "box_rows: 2" in out
-    code, out, _ = run(capsys, "info", "model")
-    assert code == 0
-    count = sum(weight.numel() for weight in tiny.model().parameters())
-    assert out.startswith(f"# weights in model: {count:,} parameters\n")
+    assert "box_rows 2" in out and "trm train tiny" in out and len(out.splitlines()) < 20
+    assert "box_rows: 2" in run(capsys, "info", "tiny", "--full")[1]
+    model = json.loads(run(capsys, "info", "model", "--json")[1])["model"]
+    assert model["parameters"] == sum(weight.numel() for weight in tiny.model().parameters())
+    assert "mixing: mixer" in run(capsys, "info", "model", "--full")[1]
+    assert set(json.loads(run(capsys, "info", "mini", "--json")[1])) == {"recipe", "model"}
+    puzzles = json.loads(run(capsys, "info", "good.csv", "--json")[1])["puzzles"]
+    assert (puzzles["puzzles"], puzzles["characters of a question"], puzzles["rating"]) == (8, 16, "1 to 1")
+    assert puzzles["bundled weights that fit"] == "sudoku-9x9"
+    Path("own.yaml").write_text("name: own\ndata: {generate: {train: 9, validation: 3}}\n")
+    assert "generated: 9 train, 3 validation" in run(capsys, "info", "own.yaml")[1]
+    original.write(Path("folder"), {"test": read_csv(Path("good.csv"), tiny.TASK)}, tiny.TASK)
+    assert "splits  test" in run(capsys, "info", "folder")[1]
+    assert "split test of" in run(capsys, "info", "folder/test")[1]
+    for arguments in (("info", "--full"), ("info", "tiny", "--full", "--json")):
+        assert run(capsys, *arguments)[0] == 2
+
+
+def test_info_of_arc_tasks(capsys):
+    task = {"train": [{"input": [[1]], "output": [[2]]}] * 2, "test": [{"input": [[1]]}]}
+    Path("task.json").write_text(json.dumps(task))
+    found = json.loads(run(capsys, "info", "task.json", "--json")[1])["puzzles"]
+    assert (found["format"], found["tasks"], found["pairs"]) == (
+        "ARC",
+        1,
+        "2 to learn from, 1 to be predicted",
+    )
 
 
 def test_a_run_from_train_to_eval(capsys, here):
@@ -470,7 +739,18 @@ def test_a_run_from_train_to_eval(capsys, here):
     )
     assert one["weights"]["raw"]["per_step"] == report["weights"]["raw"]["per_step"]
     assert list(one["weights"]) == ["raw"]
-    assert "steps: 2" in run(capsys, "info", "run")[1]
+    about = json.loads(run(capsys, "info", "run", "--json")[1])
+    assert (about["run"]["steps"], about["run"]["steps done"]) == (2, 2)
+    assert about["run"]["make it longer"] == "trm train --resume run --train.steps 4"
+    assert about["model"]["folder"] == "run/best"
+    assert "steps: 2" in run(capsys, "info", "run", "--full")[1]
+    for arguments in (["--resume", "run"], ["--resume", "run", "--train.steps", "3"]):
+        code, out, err = run(capsys, "train", *arguments)
+        assert (code, err) == (0, "")
+        assert "--train.steps" in out  # nothing was learned yet, so both say how to make it longer
+    assert "2 steps are now 3" in out and "that is low" in out
+    code, out, err = run(capsys, "train", "--resume", "run", "--quiet", "--train.steps", "4")
+    assert (code, err) == (0, "") and "step " not in out and "finished 4 steps" in out
     code, _, err = run(capsys, "train", "tiny", "--out", "run")
     assert (code, err.count("\n")) == (2, 1)
     assert "run holds another run; go on with it by `trm train --resume run`" in err
@@ -509,6 +789,27 @@ def test_help_shows_the_examples(capsys, command):
         assert example in out
 
 
+def options(text: str) -> set[str]:
+    """Names of the options that a help shows."""
+    found = re.findall(r"^  --(\S+)", text, re.MULTILINE)
+    return {each.replace("[no-]", "").replace("-", "_") for each in found}
+
+
+def test_help_of_train_is_short_and_the_rest_is_behind_help_all(capsys):
+    few, everything = (run(capsys, "train", option)[1] for option in ("--help", "--help-all"))
+    shown, known = options(everything), set(option_names(load_recipe("mini")))
+    assert {each for each in known if not each.startswith("compute.")} <= shown
+    assert {"out", "data.train", "train.steps", "optimizer.lr"} <= options(few) < train.COMMON
+    more = len(shown) - len(options(few))
+    assert f"{more} more options, rarely needed: trm train --help-all" in few
+    assert len(few.splitlines()) < 100 and max(map(len, few.splitlines())) <= 110
+    real = known | {"out", "resume", "stop_after", "device", "dtype"}
+    for kind in config_classes().values():
+        real |= {f"family.{name}" for name in kind.model_fields}
+        real |= {f"data.{name}" for name in option_names(kind.data)}
+    assert real >= train.COMMON, "no option of that name"
+
+
 def test_help_of_train_shows_the_values_of_the_recipe(capsys):
     assert "(default: 4000)" in run(capsys, "train", "--help")[1]
     assert "(default: 300)" in run(capsys, "train", "tiny", "--help")[1]
@@ -545,7 +846,8 @@ def test_help_does_not_import_torch():
 
 def test_process_solves_from_a_pipe():
     done = process(*SOLVE, "-", "--brief", input=PUZZLES[0] + "\n")
-    assert (done.returncode, done.stdout, done.stderr) == (1, answers(PUZZLES[0]), "")
+    assert (done.returncode, done.stdout) == (1, answers(PUZZLES[0]))
+    assert done.stderr.count("\n") == 1
 
 
 def test_process_fails_in_one_line():
@@ -559,7 +861,8 @@ def test_process_fails_in_one_line():
 def test_process_where_output_is_not_unicode(arguments, code):
     done = process(*arguments, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == code
-    assert done.stderr.count("\n") == (code == 2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("trm: error: " if code == 2 else "0 of 1 verified")
     assert "---" not in done.stderr
 
 
@@ -574,8 +877,8 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_a_slash_separates_rows_and_lines_separate_puzzles():
     task = Grid(GridConfig(height=4, width=4, symbols=("1", "2")))
-    assert [each.text for each in solve._split("12/21\n1/2\n", "x", task)] == ["12/21", "1/2"]
-    assert [each.text.split() for each in solve._split("12\n21\n\n1\n2\n", "x", task)] == [
+    assert texts("12/21\n1/2\n", task) == ["12/21", "1/2"]
+    assert [text.split() for text in texts("12\n21\n\n1\n2\n", task)] == [
         ["12", "21"],
         ["1", "2"],
     ]
@@ -654,11 +957,11 @@ def test_the_size_of_a_board_is_seen_in_files(capsys, any_board: Path):
 def test_bundled_weights_of_just_this_size_come_first(any_board: Path, tmp_path: Path, monkeypatch):
     exact = tiny.save(tmp_path / "zz-exact")
     monkeypatch.setattr(pretrained, "bundled_names", lambda: [str(any_board), str(exact)])
-    assert solve._weights("", PUZZLES[0], "") == (str(exact), PUZZLES[0])
-    assert solve._weights("", "." * 81, "") == (str(any_board), "." * 81)
-    assert solve._weights("", "." * 36, "") == (str(any_board), "." * 36)
-    with pytest.raises(UserError, match="no bundled weights fit"):
-        solve._weights("", "." * 49, "")
+    assert solve._weights("", PUZZLES[0], None) == (str(exact), PUZZLES[0])
+    assert solve._weights("", "." * 81, None) == (str(any_board), "." * 81)
+    assert solve._weights("", "." * 36, None) == (str(any_board), "." * 36)
+    with pytest.raises(UserError, match="49 cells, but a 6x6 Sudoku has 36"):
+        solve._weights("", "." * 49, None)
 
 
 def test_weights_for_every_size_are_evaluated_on_the_size_of_the_data(capsys, any_board: Path):

@@ -102,7 +102,7 @@ ONLY = "see `trm arc eval --help`"
 BAD = [
     (["data", "arc"], "give data.train or data.demonstrations"),
     (["data", "arc", "--train", "nothing.json"], "cannot read nothing.json"),
-    (["data", "arc", "--train", "broken.json"], "broken.json is not a valid JSON file"),
+    (["data", "arc", "--train", "broken.json"], "broken.json is not valid JSON"),
     (["data", "arc", "--train", "shown.json", "--demonstrations", "shown.json"], "2 tasks of data.demonstr"),
     (["data", "arc", "--train", "shown.json", "--seed", "-1"], "--seed is -1"),
     (["data", "arc", "--train", "shown.json", "--variants", "0"], "variants"),

@@ -244,7 +244,7 @@ def test_option_names_are_dotted_and_every_option_is_documented():
         (DataConfig, {"train": "t.csv", "validation": "v.csv", "hold_out": 2}, "not both"),
         (Effort, {"rollouts": 2, "symmetries": False}, "would all be the same"),
         (Effort, {"rollouts": 4, "budget": 3}, "below one step for each rollout"),
-        (Effort, {"steps": 0}, "greater than 0"),
+        (Effort, {"steps": 0}, "give more than 0"),
         (ModelConfig, {"answer_layers": 2}, "needs a network for y"),
         (ModelConfig, {"kind": "hrm", "separate_networks": True}, "ablations of kind trm"),
         (ComputeConfig, {"kernels": "native", "compile": "block"}, "set compile to none"),

@@ -38,6 +38,11 @@ def test_the_sweep_has_every_combination_once():
     assert all(e.noise == 0.5 for e in made)
 
 
+def test_without_rules_nothing_is_selected_by_them():
+    made = [effort for group in curve.sweep(Effort(), [2], [1, 3], verifies=False) for effort in group]
+    assert [effort.select for effort in made] == ["halt", "halt", "stable", "vote", "first"]
+
+
 def test_the_command_writes_table_json_and_plot(tmp_path, capsys):
     tiny.save(tmp_path / "model")
     rows = "".join(f"{puzzle},{ANSWER}\n" for puzzle in PUZZLES)

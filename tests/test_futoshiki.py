@@ -239,3 +239,8 @@ def test_the_recipe_is_of_this_family():
     recipe = load_recipe("futoshiki")
     assert isinstance(recipe.family, FutoshikiConfig)
     assert recipe.data.generator().test == 1000
+
+
+def test_clues_for_all_cells_are_refused():
+    with pytest.raises(UserError, match="extra_clues 99 fills a whole board"):
+        made(4, 3, extra_clues=99)

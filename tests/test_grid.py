@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from rich.console import Console
 
 from trm import rng
@@ -18,6 +19,7 @@ from trm.errors import UserError
 from trm.models import build
 from trm.puzzles.grid.config import GridConfig, GridRules
 from trm.puzzles.grid.family import Grid, check_symbol
+from trm.puzzles.grid.readers import Row, infer
 from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
 
@@ -431,3 +433,55 @@ def test_a_model_of_candidates_knows_the_rules():
     assert (out.logits_BLV.argmax(-1) >= 2).all()
     given, seen, *others = out.logits_BLV[0, 0, 2:].tolist()
     assert len({given, seen, others[0]}) == 3 and others == pytest.approx([others[0]] * 4, abs=1e-6)
+
+
+# --- what can be known of answers without rules
+
+
+def filled(**options) -> Grid:
+    return Grid(GridConfig(height=2, width=2, symbols=(".", "1", "2"), **options))
+
+
+def test_blanks_are_noticed_where_answers_keep_all_other_cells():
+    rows = [Row("", "1 ./. 2", "1 2/1 2"), Row("", "1 1/. .", "1 1/2 2")]
+    assert infer(rows).blanks == (".",)
+    assert infer([*rows, Row("", "1 ./. 2", "2 2/1 2")]).blanks == ()  # a clue was changed
+    assert infer([*rows, Row("", "1 ./. 2", "1 ./1 2")]).blanks == ()  # an answer leaves a cell open
+
+
+def test_an_answer_that_changes_clues_or_leaves_cells_open_is_wrong():
+    grid = filled(blanks=(".",))
+    puzzle = grid.parse("1./.2")
+    verdicts = {"12/12": None, "22/12": False, "1./12": False}
+    assert {text: grid.verify(puzzle, grid.parse(text)) for text in verdicts} == verdicts
+    padded = grid.parse("12/12")
+    padded[1] = 0
+    assert grid.verify(puzzle, padded) is False
+    assert filled().verify(puzzle, padded) is False  # padding is no answer, whatever the puzzle
+    assert filled().verify(puzzle, grid.parse("22/12")) is None
+    assert (grid.verifies, filled().verifies, grid.solves) == (True, False, False)
+
+
+def test_blanks_are_symbols_of_the_grid():
+    with pytest.raises(ValidationError, match="blanks names 'x'"):
+        filled(blanks=("x",))
+
+
+def test_a_function_confirms_answers():
+    seen = []
+
+    def confirm(question, answer):
+        seen.append((question, answer))
+        return answer == [["1", "2"]]
+
+    grid = Grid(filled(blanks=(".",)).config, confirm)
+    puzzle = grid.parse("1.")  # smaller than the canvas
+    assert grid.verify(puzzle, grid.parse("12")) is True
+    assert grid.verify(puzzle, grid.parse("11")) is False
+    assert grid.verify(puzzle, grid.parse("22")) is False  # a clue was changed: the function is not asked
+    assert seen == [([["1", "."]], [["1", "2"]]), ([["1", "."]], [["1", "1"]])]
+
+
+def test_remarks_are_read_over_unless_rows_may_look_like_them():
+    assert filled().comment == "#"
+    assert Grid(GridConfig(height=2, width=2, symbols=("#", "1"))).comment == ""

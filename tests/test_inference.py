@@ -11,7 +11,7 @@ from torch import nn
 
 from trm import rng
 from trm.config import Effort
-from trm.inference.think import Ends, choose, never, ponder, think, when_settled
+from trm.inference.think import Choice, Ends, choose, in_turns, never, ponder, think, when_settled
 from trm.models import State
 
 STEPS = 8
@@ -282,7 +282,7 @@ def test_every_selection_by_hand():
     }
     assert picked["vote"].halt == 1.0 and picked["vote"].total_steps == 19
     assert choose(made, "verify").halt == -1.0
-    none = made._replace(verified_K=np.zeros(4, bool), settled_K=np.zeros(4, bool))
+    none = made._replace(verdict_K=np.zeros(4, int), settled_K=np.zeros(4, bool))
     assert choose(none, "verify").answer_L[0] == 7
     assert choose(none, "first").answer_L[0] == 7
 
@@ -305,3 +305,61 @@ def test_votes_against_a_slow_count():
         assert chosen.answer_L[0] == expected
         assert chosen.halt == max(h for a, h in zip(answers, halts, strict=True) if a == expected)
     assert ties > 50
+
+
+# --- more rollouts than a batch holds
+
+
+def turns(board_1L, rows: int, steps: int = STEPS, **effort):
+    """The decision on one puzzle whose rollouts come `rows` at a time, and how many ran together."""
+    asked, together, net = Effort(**effort), [], model()
+    step = net.step
+    net.step = lambda state, x: (together.append(len(x)), step(state, x))[1]
+    choice = Choice(asked.select)
+    for part in in_turns(net, TASK, board_1L, torch.zeros(1, dtype=torch.long), steps, asked, rows):
+        choice.add(part)
+    return choice.decision(), max(together)
+
+
+@pytest.mark.parametrize("select", ["halt", "first", "stable", "vote"])
+@pytest.mark.parametrize("way", [{"noise": 0.4}, {"start": "random"}, {"steps": 3}])
+def test_rollouts_in_turns_end_as_together(boards_BL, select, way):
+    for row in range(0, len(boards_BL), 13):
+        board_1L = boards_BL[row : row + 1]
+        (together,) = decide(model(), board_1L, rollouts=11, select=select, **way)
+        apart, most = turns(board_1L, 4, rollouts=11, select=select, **way)
+        assert most <= 4
+        assert (apart.answer_L == together.answer_L).all()
+        assert apart.halt == pytest.approx(together.halt, abs=1e-6)
+        assert (apart.steps, apart.rollout, apart.rollouts) == (together.steps, together.rollout, 11)
+
+
+def test_a_budget_is_shared_out_over_turns(boards_BL):
+    for budget in (11, 30, 44):
+        decision, _ = turns(boards_BL[:1], 4, rollouts=11, budget=budget, early_stop=False)
+        assert decision.rollouts == 11 and budget - 11 < decision.total_steps <= budget
+
+
+def test_turns_end_with_the_time_or_a_confirmed_answer(boards_BL):
+    decision, _ = turns(boards_BL[:1], 2, steps=10**5, rollouts=9, seconds=0.2, early_stop=False)
+    assert 2 <= decision.rollouts < 9
+    choice = Choice("verify")
+    for part in in_turns(
+        Late(), TASK, boards_BL[:1], torch.zeros(1).long(), STEPS, Effort(rollouts=9, select="verify"), 2
+    ):
+        choice.add(part)
+    assert choice.rollouts in (2, 4, 6, 8, 9)
+
+
+def test_votes_hold_no_more_than_the_different_answers():
+    choice = Choice("vote")
+    for _ in range(50):
+        choice.add(ends([1, 2, 1], [0.0, 3.0, 1.0]))
+    decision = choice.decision()
+    assert (decision.answer_L.tolist(), decision.rollouts, decision.total_steps) == ([1], 150, 150)
+    assert (decision.halt, decision.rollout, len(choice.votes)) == (1.0, 2, 2)
+
+
+def test_what_the_rules_do_not_refute_is_preferred():
+    made = ends([1, 2, 3], [3.0, 1.0, 2.0], verified=[-1, 0, 0])
+    assert choose(made, "verify").answer_L[0] == 3

@@ -1,6 +1,7 @@
 """Mazes against a plain-Python search, all simple paths of small mazes, and mutated answers."""
 
 import csv
+import itertools
 import os
 from collections import deque
 from pathlib import Path
@@ -316,8 +317,8 @@ def test_no_maze_twice_and_an_end_where_all_are_found():
 def test_an_impossible_wish_ends_with_advice(monkeypatch):
     monkeypatch.setattr(maze_paths, "_CELLS_WITHOUT_A_FIND", 1_000_000)
     monkeypatch.setattr(maze_paths, "_CELLS_PER_CALL", 300_000)
-    with pytest.raises(UserError, match=r"path of 60 cells .*0 of 1 found.*lower min_path"):
-        generate(8, 8, 1, seed=0, min_path=60)
+    with pytest.raises(UserError, match=r"path of 47 cells .*0 of 1 found.*lower min_path"):
+        generate(8, 8, 1, seed=0, min_path=47)
     with pytest.raises(UserError, match="2 of 3 found"):  # there are only two
         generate(1, 2, 3, seed=0, min_path=2)
     with pytest.raises(UserError):  # no free cell at all
@@ -358,3 +359,22 @@ def test_all_public_answers_are_reproduced(split):
         np.testing.assert_array_equal(shortest_path(maze), answer)
         assert path_length(maze) == int(row["rating"])
         assert check_path(maze, answer) == RIGHT
+
+
+def test_paths_that_no_board_holds_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr(maze_paths, "_search", None)  # nothing is searched
+    with pytest.raises(UserError, match=r"no shortest path in a maze of 5 x 5 is longer than 21 cells"):
+        generate(5, 5, 1, seed=0, min_path=110)
+    monkeypatch.undo()
+    for height, width in ((1, 6), (2, 2), (2, 3), (3, 3)):  # the longest of all small boards
+        cells = range(height * width)
+        boards = (
+            np.array(["S" if c == s else "G" if c == g else "#" if c in walls else " " for c in cells])
+            for s, g in itertools.permutations(cells, 2)
+            for count in range(height * width - 1)
+            for walls in itertools.combinations(set(cells) - {s, g}, count)
+        )
+        longest = max(path_length(grid(*board.reshape(height, width))) for board in boards)
+        assert longest <= maze_paths.longest(height, width)
+        if height == 1:
+            assert longest == 6

@@ -135,7 +135,8 @@ def test_load_from_the_hub(folder, monkeypatch):
     )
     assert equal(pretrained.load("org/name").model.state_dict(), tiny.model().state_dict())
     files = ["config.json", "model.safetensors", "raw.safetensors", "puzzles.safetensors", "seen.json"]
-    assert asked == [("org/name", {"allow_patterns": files})]
+    files.append("trained-on.npy")
+    assert asked == [("org/name", {"revision": None, "allow_patterns": files, "force_download": False})]
 
 
 @pytest.mark.parametrize(
@@ -152,32 +153,11 @@ def test_a_hub_that_fails(monkeypatch, error, reason):
         pretrained.load("org/name")
 
 
-class Hub:
-    """Stands in for HfApi and notes what is asked of it."""
-
-    calls: list
-
-    def create_repo(self, repo, **options):
-        self.calls.append(("create", repo, options))
-
-    def upload_folder(self, **options):
-        self.calls.append(("upload", options))
-        return "https://hub/org/name"
-
-
-def test_push(folder, monkeypatch):
-    Hub.calls = []
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert pretrained.push(folder, "org/name", private=True) == "https://hub/org/name"
-    assert Hub.calls == [
-        ("create", "org/name", {"private": True, "exist_ok": True}),
-        ("upload", {"repo_id": "org/name", "folder_path": folder}),
-    ]
-
-
-def test_push_refuses_what_is_no_model(tmp_path, monkeypatch):
-    Hub.calls = []
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    with pytest.raises(UserError, match="holds no model"):
-        pretrained.push(tmp_path, "org/name")
-    assert Hub.calls == []
+def test_weights_that_are_not_finite_are_refused(folder):
+    broken = tiny.model().state_dict()
+    broken["answer_head.weight"][0, 0] = torch.nan
+    save_file(broken, folder / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: answer_head\.weight holds numbers that are not"
+    ):
+        pretrained.load(folder)

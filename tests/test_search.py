@@ -239,7 +239,9 @@ def test_states_are_kept_however_long_a_search_goes_on():
     for number in range(0, 4000, 2):
         for each in (number, number + 1):
             row.put(
-                _Branch(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1), log_p=-each), each
+                _Branch(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1), log_p=-each),
+                each,
+                KEPT,
             )
         heapq.heappop(row.waiting)
     kept = [each for _, _, each in row.waiting if each.y_SD is not None]

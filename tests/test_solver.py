@@ -1,6 +1,7 @@
 """The solver: order, agreement of its two ways, what it promises to the importer."""
 
 import json
+import pydoc
 import subprocess
 import sys
 
@@ -14,10 +15,14 @@ import trm
 from trm.config import ComputeConfig, Effort, ModelConfig
 from trm.device import pick
 from trm.errors import UserError
-from trm.inference.solver import Solver, chunk_size, gpu_rows
+from trm.inference.solver import Solver, chunk_size, gpu_rows, texts
 from trm.models import Problem, build
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
+from trm.puzzles.maze.config import MazeConfig
+from trm.puzzles.maze.family import Maze
+from trm.puzzles.sudoku.config import SudokuConfig
+from trm.puzzles.sudoku.family import Sudoku
 
 
 def python(code: str) -> str:
@@ -186,3 +191,112 @@ def test_chunks_of_the_papers_models_on_an_accelerator(options: dict, task: tupl
         model = build(ModelConfig(**options), Problem(*task))
     assert chunk_size(model) == gpu_rows(*size)
     assert chunk_size(tiny.model()) == 64
+
+
+# --- what is convenient from Python
+
+
+def cells(text: str, side: int) -> list[list[int]]:
+    return [
+        [int(char.replace(".", "0"), 36) for char in text[i : i + side]] for i in range(0, len(text), side)
+    ]
+
+
+def test_a_puzzle_may_be_an_array_or_nested_lists():
+    made, (first, second) = tiny.solver(), PUZZLES[:2]
+    rows = [cells(first, 4), cells(second, 4)]
+    for one in (
+        rows[0],
+        np.array(rows[0]),
+        np.array(rows[0], float),
+        np.array(rows[0]).ravel(),
+        torch.tensor(rows[0]),
+    ):
+        assert [answer.puzzle for answer in made.solve(one)] == [first]
+    for two in (rows, np.array(rows), np.array(rows).reshape(2, 16), [np.array(rows[0]), second]):
+        assert [answer.puzzle for answer in made.solve(two)] == [first, second]
+    assert [each.step for each in made.steps(rows[0])] == [each.step for each in made.steps(first)]
+    assert made.solve(np.zeros((0, 4, 4), int)) == []
+    for wrong in ([[[[1]]]], [[1, 2], 3], np.ones((3, 3), int)):
+        with pytest.raises(UserError):
+            made.solve(wrong)
+    with pytest.raises(UserError, match="steps are those of one puzzle"):
+        next(made.steps(rows))
+
+
+def test_cells_of_more_than_one_character():
+    sixteen = Sudoku(SudokuConfig(box_rows=4, box_cols=4))
+    text = "." * 240 + "123456789ABCDEFG"
+    assert texts(cells(text, 16), sixteen) == [
+        "\n".join(text[i : i + 16].replace(".", "0") for i in range(0, 256, 16))
+    ]
+    assert sixteen.text(sixteen.parse(texts(cells(text, 16), sixteen)[0])) == text
+    words = Grid(GridConfig(height=2, width=2, symbols=("1", "10", "-")))
+    assert words.text(words.parse(texts([[1, 10], ["-", 1]], words)[0])) == "1 10/- 1"
+    assert words.text(words.parse(texts([[1, 1], [1, 1]], words)[0])) == "1 1/1 1"
+    maze = Maze(MazeConfig(height=2, width=3))
+    assert maze.text(maze.parse(texts(np.array([["S", " ", "#"], [" ", " ", "G"]]), maze)[0])) == "S #  G"
+
+
+def test_a_solver_saves_what_it_was_loaded_from(tmp_path):
+    tiny.save(tmp_path / "model", origin="here")
+    made = trm.load(tmp_path / "model")
+    made.save(tmp_path / "copy")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+    path = tiny.solver().save(str(tmp_path / "copy"))  # a model may be replaced
+    assert trm.load(path).solve(PUZZLES)[0].answer == tiny.solver().solve(PUZZLES)[0].answer
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="holds something else"):
+        made.save(tmp_path)
+    assert (tmp_path / "letter.txt").exists()
+
+
+def test_names_and_options_are_found_by_those_who_look_for_them():
+    assert set(trm.__all__) <= set(dir(trm)) and "importlib" not in dir(trm)
+    assert python("import trm; dir(trm); import sys; print('torch' in sys.modules)") == "False"
+    shown = pydoc.render_doc(Effort, renderer=pydoc.plaintext)
+    for name, field in Effort.model_fields.items():
+        assert f"{name}: {field.description.split()[0]}" in shown
+    assert "(default: 'halt')" in shown
+
+
+@pytest.mark.parametrize("options", [{"select": "vote"}, {"noise": 0.5}, {"start": "random", "budget": 300}])
+def test_no_more_rows_than_a_chunk_run_together(options):
+    made, rows = tiny.solver(), []
+    step = made.model.step
+    made.model.step = lambda state, x: (rows.append(len(x)), step(state, x))[1]
+    made.chunk = 8
+    effort = Effort(rollouts=100, **options)
+    answers = made.solve(PUZZLES[:3], effort)
+    assert max(rows) == 8 and all(answer.rollouts == 100 for answer in answers)
+    if "budget" not in options:
+        made.chunk = 1000
+        assert [a.answer for a in made.solve(PUZZLES[:3], effort)] == [a.answer for a in answers]
+
+
+def test_puzzles_are_asked_for_as_they_are_needed():
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield PUZZLES[0]
+
+    found = tiny.solver().answers(endless())
+    next(found)
+    assert len(asked) == 1
+    for _ in range(6):
+        next(found)
+    assert len(asked) == 7
+
+
+def test_an_effort_that_does_nothing_or_cannot_be_is_refused():
+    made = grid_solver()
+    for effort, message in (
+        (Effort(exact=True), "no exact solver"),
+        (Effort(select="verify"), "nothing can be checked"),
+        (Effort(noise=1), "noise 1.0 would do nothing for one rollout"),
+    ):
+        with pytest.raises(UserError, match=message):
+            made.solve("ab/ba", effort)

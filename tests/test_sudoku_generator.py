@@ -249,8 +249,6 @@ def test_extra_clues_and_range_of_guesses():
     easy = generate(2, 2, {"a": 100}, 0, extra_clues=3)["a"]
     assert np.count_nonzero(easy.puzzles, axis=1).min() >= 7  # the fewest of a minimal puzzle are 4
     assert all(len(search(p, 2, 2).solutions) == 1 for p in easy.puzzles)
-    full = generate(2, 2, {"a": 2}, 0, extra_clues=99)["a"]
-    assert (full.puzzles == full.solutions).all()
     hard = generate(3, 3, {"a": 10}, 0, guesses=(2, 4))["a"]
     assert set(hard.ratings.tolist()) <= {2, 3, 4}
     assert hard.ratings.tolist() == [guesses(p, 3, 3) for p in hard.puzzles]
@@ -275,7 +273,9 @@ def test_splits_do_not_follow_the_order_of_discovery(monkeypatch):
 
 def test_generate_says_when_there_are_no_more():
     # There are 36 essentially different minimal 4 x 4 puzzles.
-    with pytest.raises(UserError, match=r"only 36 of 37 .* fewer puzzles, more extra_clues or a wider"):
+    with pytest.raises(
+        UserError, match=r"only 36 of 37 .* fewer puzzles, more or fewer extra_clues, or a wider"
+    ):
         generate(2, 2, {"train": 30, "test": 7}, seed=0)
     assert len(generate(2, 2, {"all": 36}, seed=0)["all"].puzzles) == 36
 
@@ -298,3 +298,8 @@ def test_avoided_puzzles_do_not_come_again():
     assert len(forms[0]) == 6 and len(forms[1]) == 30 and not forms[0] & forms[1]
     with pytest.raises(UserError, match="only 30 of 31"):
         generate(2, 2, {"all": 31}, 1, avoid=first[:6])
+
+
+def test_clues_for_all_cells_are_refused():
+    with pytest.raises(UserError, match="extra_clues 99 fills a whole board"):
+        generate(2, 2, {"train": 3}, seed=0, extra_clues=99)

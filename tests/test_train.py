@@ -5,6 +5,7 @@ Runs of a few steps of a tiny model; whole processes where a signal or a kill is
 
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -21,8 +22,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import trm
+from trm import pretrained, terminal
 from trm.config import dump_config, parse
 from trm.errors import UserError
+from trm.files import git_commit, held
 from trm.recipe import RunConfig, load_config
 from trm.training import checkpoint
 from trm.training.loop import train
@@ -172,7 +175,7 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signal
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert "saved; go on with `trm train --resume run`" in output
+    assert "saved; resume it with `trm train --resume run`" in output
     (step,) = checkpoint.steps_saved(folder / "checkpoints")
     assert f"stopped at step {step}" in output
 
@@ -417,3 +420,100 @@ def test_a_run_on_files_can_be_moved_with_them(reference: Path, tmp_path: Path, 
     (there / "mine" / "train.csv").write_text(validation.read_text())
     with pytest.raises(UserError, match=r"essentially the same|are not those that this run"):
         train(None, there / "runs" / "a")
+
+
+def test_no_two_processes_train_one_run(reference: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", reference, folder], check=True)
+    before = tree(folder)
+    with (
+        held(folder / "run.lock", "busy"),
+        pytest.raises(UserError, match=r"is being trained \(another process holds .*run\.lock\)"),
+    ):
+        train(None, folder)
+    assert tree(folder) == before
+    assert train(None, folder).finished
+
+
+def test_weights_say_the_commit_they_were_trained_with(reference: Path):
+    assert pretrained.find(reference)[1].about["commit"] == git_commit(Path(trm.__file__))
+
+
+def test_a_missing_file_of_a_run_is_named_with_the_place_that_names_it(
+    reference: Path, tmp_path: Path, monkeypatch
+):
+    for name in ("train", "validation"):
+        subprocess.run(["cp", reference / "data" / f"{name}.csv", tmp_path], check=True)
+    monkeypatch.chdir(tmp_path)
+    train(
+        config(data={"train": "train.csv", "validation": "validation.csv", "generate": {}}), Path("runs/a"), 5
+    )
+    Path("validation.csv").rename("other.csv")
+    with pytest.raises(
+        UserError,
+        match=r"config\.yaml names the file \.\./\.\./validation\.csv \(data\.validation\).*put it back",
+    ):
+        train(None, Path("runs/a"))
+    Path("other.csv").rename("validation.csv")
+    # A run of an earlier version named files from the folder where it was started.
+    path = Path("runs/a/config.yaml")
+    path.write_text(path.read_text().replace("../../", ""))
+    assert train(None, Path("runs/a")).finished
+
+
+def test_a_run_named_by_an_absolute_path_moves_with_the_data_beside_it(reference: Path, tmp_path: Path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    for name in ("train", "validation"):
+        subprocess.run(["cp", reference / "data" / f"{name}.csv", here], check=True)
+    options = {"train": str(here / "train.csv"), "validation": str(here / "validation.csv"), "generate": {}}
+    assert not train(config(data=options), here / "run", 7).finished
+    here.rename(there)
+    assert train(None, there / "run").finished
+
+
+def test_a_finished_run_made_longer_is_the_longer_run(reference: Path, tmp_path: Path):
+    longer, whole, said = tmp_path / "longer", tmp_path / "whole", io.StringIO()
+    subprocess.run(["cp", "-r", reference, longer], check=True)
+    screen = Console(file=said, width=200)
+    for steps in (14, 3):
+        with pytest.raises(UserError, match=r"has done 14 steps: give more with --train\.steps, such as 28"):
+            train(None, longer, steps=steps)
+    outcome = train(None, longer, steps=20, console=screen)
+    assert (outcome.start, outcome.step, outcome.finished) == (14, 20, True)
+    assert "14 steps are now 20; the learning rate stays constant" in said.getvalue()
+    train(config(train={"steps": 20}), whole)
+    assert weights(longer) == weights(whole)
+    assert load_config(longer / "config.yaml").train.steps == 20
+    assert train(None, longer).start == 20  # nothing is left to do
+
+
+def test_the_schedule_of_a_run_made_longer_is_that_of_the_whole(tmp_path: Path):
+    said = io.StringIO()
+    settings = config(optimizer={"schedule": "cosine"}, train={"steps": 4, "eval_every": 100})
+    train(settings, tmp_path / "run")
+    train(
+        None, tmp_path / "run", steps=8, compute={"dtype": "bfloat16"}, console=Console(file=said, width=200)
+    )
+    new = load_config(tmp_path / "run" / "config.yaml")
+    factor = 0.5 * (1 + math.cos(math.pi / 5))  # three steps of warm-up, and one of the five after it
+    assert f"at step 4 the learning rate goes from 0 % to {100 * factor:.3g} % of its peak" in said.getvalue()
+    assert (new.train.steps, new.compute.dtype) == (8, "float32")  # how it was computed now is not kept
+
+
+def test_what_is_no_terminal_gets_a_line_now_and_then(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(terminal, "pause", lambda seconds: 0)
+    said = io.StringIO()
+    train(config(), tmp_path / "run", console=Console(file=said, width=200))
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("small ")]
+    assert re.fullmatch(r"small 2/14  [\d.]+/s  eta \d+:\d\d:\d\d  loss [\d.]+  exact [\d.]+ %", lines[1])
+    assert lines[-1].startswith("small 14/14")
+    monkeypatch.undo()
+    assert [terminal.pause(seconds) for seconds in (0, 400, 86_400)] == [10, 20, 300]
+    assert "small" not in silent(tmp_path / "again")
+
+
+def silent(folder: Path) -> str:
+    said = io.StringIO()
+    train(config(), folder, console=Console(file=said, quiet=True))
+    return said.getvalue()

@@ -150,3 +150,32 @@ def test_a_test_file_of_its_own(tmp_path, capsys):
     assert cli.main([*grid, "--permute", "12", "--out", str(tmp_path / "two")]) == 2
     assert "test.csv, line 2 (test): essentially the same puzzle as" in capsys.readouterr().err
     assert cli.main([*grid, "--test", "1", "--out", str(tmp_path / "two")]) == 2
+
+
+def test_a_function_of_ones_own_verifies(tmp_path):
+    """It is asked of every given answer first, and `select="verify"` keeps what it accepts."""
+    asked = []
+
+    def different(question, answer):
+        asked.append(question)
+        return answer[0] != answer[1]
+
+    solver = trm.fit(own(tmp_path, *ROWS), "tiny", verify=different, changes={"train": {"steps": 2}})
+    assert len(asked) == len(ROWS)
+    kept = []
+    for answer in solver.solve(["1./..", "2./.."], trm.Effort(rollouts=4, select="verify")):
+        grid = answer.answer.split("/")
+        kept.append(answer.answer)
+        assert answer.verified is ("?" not in answer.answer and grid[0] != grid[1])
+    assert len(kept) == 2 and len(asked) > len(ROWS)
+    with pytest.raises(UserError, match="line 2: verify does not accept this answer"):
+        trm.fit(own(tmp_path, *ROWS), "tiny", verify=lambda question, answer: False)
+
+
+def test_a_height_that_does_nothing_is_refused(tmp_path, capsys):
+    arguments = ["data", "grid", str(own(tmp_path, *ROWS)), "--out", str(tmp_path / "out"), "--height", "2"]
+    assert cli.main(arguments) == 2
+    assert "height 2 would do nothing" in capsys.readouterr().err
+    grids = np.array([[["1", "."], [".", "1"]]] * 9)
+    with pytest.raises(UserError, match="height 2 would do nothing"):
+        trm.fit((grids, grids), "tiny", height=2)

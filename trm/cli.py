@@ -1,4 +1,4 @@
-"""The command `trm`: solve, train, eval, data, arc, info.
+"""The command `trm`; `_COMMANDS` lists its verbs.
 
 Each command (see `commands`) is a function whose signature is its options; tyro makes the parser from
 them. Whatever a user can put right ends as one line on stderr and exit code 2.
@@ -12,50 +12,108 @@ import itertools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from trm.errors import SaidElsewhere, UserError
+import trm
+from trm.commands.common import Volume, detail
+from trm.errors import SaidElsewhere, UserError, one_line
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
 Examples:
   trm solve ..15....6.1.2......3.........3.6..21     solve a 6x6 Sudoku and watch it being refined
   trm train mini --out runs/mini                     train the 6x6 model on this computer
-  trm train --resume runs/mini                       go on with an interrupted run
+  trm train --resume runs/mini                       resume an interrupted run
   trm eval runs/mini --data runs/mini/data/test.csv  accuracy on held-out puzzles
-  trm COMMAND --help                                 all options of a command"""
+  trm COMMAND --help                                 the options of a command
+
+With every command:
+  --quiet    no progress and no remarks: results and errors alone
+  --verbose  say what is computed with, and where an error comes from
+  --version  print the version
+
+Exit codes:
+  0  all went well            1  an answer is not verified, or work was stopped before its end
+  2  something is to be put right: one line on stderr says what
+  130, 143, 141  ended by Ctrl-C, by SIGTERM, or by a reader that left"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
     try:
-        return _parse(arguments)()
+        work = _parse(_shared(arguments))
+        if Volume.verbose:
+            from trm.commands.info import machine
+
+            detail("; ".join(f"{name}: {value}" for name, value in machine().items()))
+        return work()
     except SaidElsewhere:
         return 2
     except UserError as error:
-        print(f"trm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if Volume.verbose:
+            traceback.print_exc()
+        print(f"trm: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("trm: error: there is not enough memory for this", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return _interrupted()
     except BrokenPipeError:  # the reader has gone; nothing to tell it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
         print(f"trm: error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if _was_interrupted(error):
+            return _interrupted()
+        raise
 
 
+def _interrupted() -> int:
+    print("trm: interrupted", file=sys.stderr)
+    return 128 + signal.SIGINT
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C came first: compiled code may answer it with an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _shared(arguments: list[str]) -> list[str]:
+    """Take out the options that every command has. Exits for --version."""
+    if "--version" in arguments:
+        print(f"trm {trm.__version__}")
+        raise SystemExit(0)
+    Volume.quiet = Volume.verbose = False
+    if {"--quiet", "--verbose"} <= set(arguments):
+        raise UserError("give --quiet or --verbose, not both")
+    Volume.quiet, Volume.verbose = "--quiet" in arguments, "--verbose" in arguments
+    return [word for word in arguments if word not in ("--quiet", "--verbose")]
+
+
+_HELP = frozenset(("-h", "--help", "--help-all"))
 _COMMANDS = {  # what the list of commands says of each; its module is imported only if it is asked for
     "solve": "Solve puzzles and show how the answer was refined, step by step.",
     "train": "Train a model from a recipe; any of its values can be changed by an option.",
     "eval": "Measure accuracy on puzzles with known answers, with 95 % intervals.",
     "data": "Make puzzles, or bring your own.",
     "arc": "Solve and evaluate ARC tasks, by votes.",
-    "info": "List recipes and bundled weights, or show one: `trm info mini`, `trm info runs/mini`.",
+    "push": "Upload a model to the Hugging Face hub, with a card that says what it is.",
+    "pull": "Download a model from the Hugging Face hub into a folder.",
+    "import": "Make a model folder of a checkpoint of the original TRM or HRM code.",
+    "original": "Go back to the original code: export a model as a checkpoint that it loads.",
+    "runs": "List the runs in a folder: state, step, best figures.",
+    "plot": "Draw loss and accuracy of one or several runs beside each other.",
+    "info": "List what there is, or say what something is: `trm info mini`, `trm info runs/mini`.",
 }
 
 
@@ -85,6 +143,18 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.commands import arc
 
         return {"solve": arc.solve, "eval": arc.evaluate, "adapt": arc.adapt}
+    if name in ("import", "original"):
+        from trm.commands import original
+
+        return original.take_over if name == "import" else {"export": original.export}
+    if name in ("push", "pull"):
+        from trm.commands import hub
+
+        return {"push": hub.push, "pull": hub.pull}[name]
+    if name in ("runs", "plot"):
+        from trm.commands import runs
+
+        return {"runs": runs.runs, "plot": runs.plot}[name]
     from trm.commands.info import info
 
     return info
@@ -95,7 +165,7 @@ def _parse(arguments: list[str]) -> Callable[[], int]:
     found: Any = _COMMANDS
     names: list[str] = []
     while isinstance(found, dict):
-        if not arguments or arguments[0] in ("-h", "--help"):
+        if not arguments or arguments[0] in _HELP:
             _print_list(names, found)
             raise SystemExit(0)
         name, *arguments = arguments
@@ -122,20 +192,24 @@ def _print_list(names: list[str], commands: dict[str, Any]) -> None:
 
 def _parse_options(command: Callable[..., int], prog: str, arguments: list[str]) -> Callable[[], int]:
     """The options of a command, which tyro reads off its signature."""
+    if not _HELP.isdisjoint(arguments):
+        from trm.commands import help, train
+
+        few = prog == "trm train" and "--help-all" not in arguments
+        print(help.text(command, prog, train.COMMON if few else ()))
+        raise SystemExit(0)
     import tyro
     from pydantic import ValidationError
     from tyro._errors import on_parse_error
 
-    from trm.config import Config, explain
-
     def refuse(event: Any) -> None:
-        raise UserError(f"{_fault(event, command)}; see `{prog} --help`")
+        raise UserError(f"{_fault(event, command, arguments)}; see `{prog} --help`")
 
     try:
         with on_parse_error(refuse):
             return tyro.cli(_later(command), prog=prog, args=arguments)
     except ValidationError as error:  # of options that are not part of a group
-        raise explain(error, Config, prog) from None
+        raise UserError(f"{_invalid(error, arguments)}; see `{prog} --help`") from None
 
 
 def _later(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
@@ -148,12 +222,10 @@ def _later(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     return remember
 
 
-def _fault(event: Any, command: Callable[..., int]) -> str:
+def _fault(event: Any, command: Callable[..., int], arguments: list[str]) -> str:
     """What the parser found wrong: the option as it is typed, the value given, and what is allowed."""
     from pydantic import ValidationError
     from tyro import _errors as found
-
-    from trm.config import Config, explain
 
     match event:
         case found.InvalidChoice():
@@ -164,19 +236,55 @@ def _fault(event: Any, command: Callable[..., int]) -> str:
             missing = ", ".join(_typed(each.arg) for each in event.missing_arguments)
             return f"missing: {missing}" + "".join(f"; unknown: {word}" for word in event.unrecognized_tokens)
         case found.UnrecognizedArgs():
-            word = event.tokens[0].split("=")[0]
-            near = difflib.get_close_matches(word, _options(command), n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near and word.startswith("--") else ""
-            return f"{word} is no option, or stands where none is expected{hint}"
+            return _unknown(event.tokens[0].split("=")[0], _options(command))
         case found.InstantiationFailure():
             error = sys.exception()
             while error is not None and not isinstance(error, ValidationError):
                 error = error.__cause__ or error.__context__
             if error is not None:
-                return str(explain(error, Config, error.title.removesuffix("Config").lower()))
-            where = f"{_typed(event.argument)}: " if event.argument is not None else ""
-            return where + event.message
+                return _invalid(error, arguments)
+            if event.argument is None:
+                return event.message
+            option = _typed(event.argument)
+            kinds = {"INT": "a whole number", "FLOAT": "a number"}
+            kind = kinds.get(str(event.argument.lowered.metavar).removeprefix("{None}|"))
+            value = _given(option.removeprefix("--").rpartition(".")[2], arguments)[1]
+            return f"{option} is {value!r}: give {kind}" if kind else f"{option}: {event.message}"
     return str(event)
+
+
+def _unknown(word: str, options: list[str]) -> str:
+    """What to say of a word that is no option."""
+    if group := [option for option in options if option.startswith(f"{word}.")]:
+        return f"{word} is a group of options, such as {', '.join(group[:3])}"
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]}?" if near and word.startswith("--") else ""
+    return f"{word} is no option, or stands where none is expected{hint}"
+
+
+def _invalid(error: Any, arguments: list[str]) -> str:
+    """What a configuration refused, by the option as it was typed, where it was."""
+    from trm.config import Config, allowed, explain
+
+    fault = error.errors()[0]
+    option, value = _given(str(fault["loc"][-1]), arguments) if fault["loc"] else ("", "")
+    if option and (instead := allowed(fault)):
+        return f"{option} is {value}: {instead}"
+    if option:
+        return f"{option}: {fault['msg'].removeprefix('Value error, ')}"
+    title = error.title.removesuffix("Config").lower()
+    section = next((name for name in ("data", "generator") if title.endswith(name)), title)
+    return str(explain(error, Config, section))
+
+
+def _given(name: str, arguments: list[str]) -> tuple[str, str]:
+    """The option of that name, in whatever section, as it was typed, and its value; empty if it was not."""
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        last = option.removeprefix("--").rpartition(".")[2]
+        if option.startswith("--") and last.replace("_", "-") == name.replace("_", "-"):
+            return option, value if equals else after
+    return "", ""
 
 
 def _typed(argument: Any) -> str:

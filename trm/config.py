@@ -7,6 +7,7 @@ at once.
 """
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -18,9 +19,11 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticUndefined
 
 from trm.errors import UserError
 
@@ -38,6 +41,30 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @field_validator("*")
+    @classmethod
+    def _within_reason(cls, value: Any) -> Any:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("is larger than 64 bits can hold")
+        if isinstance(value, str) and any(char < " " or char == "\x7f" for char in value):
+            raise ValueError(f"holds a control character: {value[:40]!a}")
+        return value
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Let `help` of a class say what its options mean."""
+        options = "\n".join(
+            f"    {name}: {' '.join(field.description.split())}" + _default(field.default)
+            for name, field in cls.model_fields.items()
+            if field.description
+        )
+        if cls.__doc__ and options:
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\nArgs:\n{options}"
+
+
+def _default(value: Any) -> str:
+    return "" if value is PydanticUndefined or isinstance(value, Config) else f" (default: {value!r})"
+
 
 class ModelConfig(Config):
     """A recursive reasoning model; the names T, n, y and z are the TRM paper's (arXiv 2510.04871)."""
@@ -46,23 +73,23 @@ class ModelConfig(Config):
     """trm: one tiny network; candidates: the same recursion with a position for every cell and symbol, for
     families whose symbols may be renamed; hrm: two networks and a one-step gradient; transformer: plain
     baseline."""
-    width: int = Field(512, gt=0)
+    width: int = Field(512, gt=0, le=2**16)
     """D, the width of y, z and every embedding."""
-    layers: int = Field(2, gt=0)
+    layers: int = Field(2, gt=0, le=1024)
     """Blocks of the network that updates z (and y, unless the networks are separate)."""
-    answer_layers: int | None = Field(None, gt=0)
+    answer_layers: int | None = Field(None, gt=0, le=1024)
     """Blocks of the network that updates y, where it is a network of its own; default: as `layers`."""
-    heads: int = Field(8, gt=0)
+    heads: int = Field(8, gt=0, le=2**16)
     """Attention heads."""
-    head_width: int | None = Field(None, gt=0)
+    head_width: int | None = Field(None, gt=0, le=2**16)
     """Width of a head. Default: width / heads, which must be whole then."""
-    expansion: float = Field(4.0, gt=0)
+    expansion: float = Field(4.0, gt=0, le=1024)
     """Expansion of the gated unit; its inner width is 2/3 of expansion x width, rounded up to 256s."""
-    inner: int | None = Field(None, gt=0)
+    inner: int | None = Field(None, gt=0, le=2**20)
     """Inner width of the gated unit over channels, where it is not to follow from the expansion."""
-    T: int = Field(3, gt=0)
+    T: int = Field(3, gt=0, le=10_000)
     """Cycles per supervision step; only the last one carries gradient."""
-    n: int = Field(6, gt=0)
+    n: int = Field(6, gt=0, le=10_000)
     """Latent updates (of z) per cycle, before the one answer update (of y)."""
     mixing: Literal["attention", "mixer", "convolution", "relations"] = "attention"
     """How positions exchange information: self-attention; an MLP over a fixed number of tokens; 3x3
@@ -71,7 +98,7 @@ class ModelConfig(Config):
     """Position encoding; RoPE acts in attention only, and the default of all other mixing is none."""
     gate: Literal["swiglu", "normed"] = "swiglu"
     """normed: down(sigmoid(g) * rmsnorm(g * u)), which stays bounded under Muon."""
-    prefix: int = Field(0, ge=0)
+    prefix: int = Field(0, ge=0, le=2**12)
     """P, positions before the puzzle: learned registers, or the puzzle embedding padded with zeros."""
     puzzle_width: int = Field(0, ge=0)
     """Width of the puzzle embedding that fills the start of the prefix; 0 turns it off."""
@@ -199,7 +226,7 @@ class ComputeConfig(Config):
 class SupervisionConfig(Config):
     """Deep supervision and adaptive halting (ACT)."""
 
-    steps: int = Field(16, gt=0)
+    steps: int = Field(16, gt=0, le=10**6)
     """N_sup, the most supervision steps that one puzzle gets; each is one optimizer step."""
     act: bool = True
     """Halt a training row as soon as its halt logit says so; off: every row runs all steps."""
@@ -274,7 +301,7 @@ class OptimizerConfig(Config):
     """Muon's decoupled weight decay."""
     muon_momentum: float = Field(0.6, ge=0, lt=1)
     """Muon's (Nesterov) momentum."""
-    muon_newton_schulz: int = Field(3, gt=0)
+    muon_newton_schulz: int = Field(3, gt=0, le=100)
     """Newton-Schulz iterations of Muon."""
     puzzle_lr: float = Field(1e-4, ge=0)
     """Learning rate of the sparse sign-SGD on puzzle embeddings."""
@@ -347,11 +374,11 @@ class GeneratorConfig(Config):
     """What the command `trm data FAMILY` says of itself, with examples."""
     for_command: ClassVar[dict[str, Any]] = {"train": 1000, "validation": 500, "test": 1000}
     """Defaults of that command."""
-    train: int = Field(0, ge=0)
+    train: int = Field(0, ge=0, le=10_000_000)
     """Training puzzles."""
-    validation: int = Field(0, ge=0)
+    validation: int = Field(0, ge=0, le=10_000_000)
     """Validation puzzles."""
-    test: int = Field(0, ge=0)
+    test: int = Field(0, ge=0, le=10_000_000)
     """Test puzzles (essentially different from all others)."""
 
     def counts(self) -> dict[str, int]:
@@ -408,7 +435,7 @@ class TrainConfig(Config):
     """Weights to start from: a model folder, a training run, bundled weights, or a hub repository. Puzzle
     embeddings go by the names of their puzzles; new ones start at the mean of the old ones. A model of
     candidates or convolutions may be twice as wide (width, inner): it starts with all that they know."""
-    batch: int = Field(768, gt=0)
+    batch: int = Field(768, gt=0, le=100_000)
     """Rows in flight, of all processes together."""
     steps: int = Field(65_104, gt=0)
     """Optimizer steps."""
@@ -423,18 +450,19 @@ class TrainConfig(Config):
     keep: int = Field(2, gt=0)
     """Checkpoints kept."""
     loggers: tuple[str, ...] = ("tensorboard",)
-    """Where figures go beside metrics.jsonl, as far as they are installed: tensorboard."""
+    """Where figures and pictures go beside metrics.jsonl, as far as they are installed: tensorboard, wandb,
+    trackio."""
 
 
 class Effort(Config):
     """How long, and in how many ways, to think about a puzzle."""
 
-    steps: int | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0, le=1_000_000)
     """Most supervision steps of a rollout. Default: as many as in training."""
     early_stop: bool = True
     """Stop a rollout once its halting logit is positive and its answer stood still for a step. (`first`
     and `verify` stop a puzzle by their own rule all the same.)"""
-    rollouts: int = Field(1, gt=0)
+    rollouts: int = Field(1, gt=0, le=1_000_000)
     """Runs of the puzzle; the first is always the plain one."""
     symmetries: bool = True
     """All rollouts but the first see the puzzle under a random symmetry, undone on the answer. (To a model of
@@ -451,7 +479,7 @@ class Effort(Config):
     seconds: float | None = Field(None, gt=0)
     """Most seconds for a puzzle, counted from the start of its batch: the one option with which answers
     depend on the machine."""
-    search: int = Field(0, ge=0)
+    search: int = Field(0, ge=0, le=100_000)
     """Most decisions of a puzzle: where the answer stands still, decide the surest open cell both ways and
     think on where it looks right, until the rules confirm the answer (models of kind candidates)."""
     exact: bool = False
@@ -465,9 +493,23 @@ class Effort(Config):
             raise ValueError("the rollouts would all be the same: set symmetries, noise or start")
         if self.search and (self.rollouts > 1 or self.steps or self.seconds or not self.early_stop):
             raise ValueError("a search is one rollout, as long as its decisions take: give search and budget")
+        if self.search and self.select != "halt":
+            raise ValueError(f"select {self.select} chooses among rollouts, of which a search has one")
         if self.budget is not None and self.budget < self.rollouts:
             raise ValueError(f"a budget of {self.budget} steps is below one step for each rollout")
         return self
+
+    def idle(self) -> list[str]:
+        """Options that were set and do nothing, as there is one rollout."""
+        if self.rollouts > 1:
+            return []
+        found = {
+            "noise": bool(self.noise),
+            "start": self.start != "fixed",
+            "symmetries": not self.symmetries,
+            "select": self.select in ("stable", "vote"),
+        }
+        return [name for name, given in found.items() if given]
 
 
 def explain(error: ValidationError, kind: type[Config], where: str) -> UserError:
@@ -478,8 +520,26 @@ def explain(error: ValidationError, kind: type[Config], where: str) -> UserError
         near = difflib.get_close_matches(place, [*kind.model_fields, *option_names(kind)], n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return UserError(f"{where}: unknown option {place!r}{hint}")
+    if instead := allowed(fault):
+        return UserError(f"{where}: {place} is {fault['input']!r}: {instead}")
     message = fault["msg"].removeprefix("Value error, ")
     return UserError(f"{where}: {place + ': ' if place else ''}{message}")
+
+
+_ALLOWED = {
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+    "literal_error": "choose {expected}",
+    "finite_number": "give a finite number",
+} | dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "give a whole number")
+_ALLOWED |= dict.fromkeys(("float_parsing", "float_type"), "give a number")
+
+
+def allowed(fault: Mapping[str, Any]) -> str:
+    """What an option may be instead, from pydantic's report of a fault; empty where that needs more words."""
+    return _ALLOWED.get(fault["type"], "").format(**fault.get("ctx", {}))
 
 
 def option_names(config: Config | type[Config], prefix: str = "") -> list[str]:

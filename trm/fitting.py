@@ -20,7 +20,7 @@ from trm.files import full_disk_is_a_user_error, write_atomic
 from trm.inference.solver import Solver, load
 from trm.puzzles.grid import readers as grids
 from trm.puzzles.grid.config import GridRules
-from trm.puzzles.grid.family import Grid
+from trm.puzzles.grid.family import Confirm, Grid
 from trm.puzzles.grid.readers import Row
 from trm.puzzles.table import write_csv
 from trm.recipe import RunConfig, load_recipe, located
@@ -35,6 +35,7 @@ def fit(
     dihedral: bool = False,
     permute: Iterable[str] = (),
     rules: Mapping[str, Any] | None = None,
+    verify: Confirm | None = None,
     height: int | None = None,
     changes: dict[str, dict[str, Any]] | None = None,
     device: str = "auto",
@@ -50,6 +51,9 @@ def fit(
         permute: symbols that may be renamed among each other.
         rules: what makes an answer right, such as {"rows": "all_different", "boxes": (2, 3)}: each symbol of
             `permute` once.
+        verify: whether an answer is right, a function of question and answer, each rows of symbols (text).
+            The solver uses it for `Answer.verified` and `Effort(select="verify")`; it must accept all answers
+            that are given here.
         height: rows of puzzles that are given as cells without rows.
         changes: values of the recipe to change, such as {"train": {"steps": 500}}.
         device: where to compute.
@@ -63,6 +67,7 @@ def fit(
         if isinstance(puzzles, str | Path)
         else grids.from_arrays(*puzzles, height=height)
     )
+    _check_answers(rows, verify)
     base = load_recipe(recipe) if isinstance(recipe, str) else recipe
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch if out is None else out)
@@ -78,7 +83,21 @@ def fit(
         outcome = train(parse(RunConfig, values, "changes"), folder / "run", console=console)
         if not outcome.finished:
             raise UserError(f"training was stopped at step {outcome.step}")
-        return load(folder / "run", device=device)
+        solver = load(folder / "run", device=device)
+        family = solver.family
+        if verify is None or not isinstance(family, Grid):
+            return solver
+        return Solver(solver.model, Grid(family.config, verify), solver.training_steps)
+
+
+def _check_answers(rows: Sequence[Row], verify: Confirm | None) -> None:
+    """Raise UserError for a known answer that a function does not accept."""
+    for row in rows if verify is not None else ():
+        question, answer = (
+            [line.split(" ") for line in text.split("/")] for text in (row.question, row.answer)
+        )
+        if verify is not None and not verify(question, answer):
+            raise UserError(f"{row.where}: verify does not accept this answer; correct one of the two")
 
 
 def lay_out(

@@ -3,39 +3,44 @@
 `model.safetensors` holds the weights to use (the moving average, where the run kept one) and
 `raw.safetensors`, when present, the averaged ones as they were without averaging. Where puzzle ids stand
 for variants of named puzzles, `puzzles.safetensors` says for which (see `data.variants`) and `seen.json`
-what was trained on: embeddings read by another table would be those of other puzzles. Such a folder is a
-repository of the Hugging Face hub as it stands; `push` and `load` move it there and back. Nothing in it
+what was trained on: embeddings read by another table would be those of other puzzles. `trained-on.npy`
+holds marks of all other training puzzles, so that nobody measures on them unawares. Such a folder is a
+repository of the Hugging Face hub as it stands; `hub.push` and `load` move it there and back. Nothing in it
 is a pickle.
 """
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trm import device
-from trm.config import ComputeConfig, Config, FamilyConfig, ModelConfig, parse
+from trm.config import ComputeConfig, Config, Dtype, FamilyConfig, ModelConfig, parse
 from trm.errors import UserError, first_line
-from trm.files import full_disk_is_a_user_error, new_folder
-from trm.models import RecursiveModel, build, check_weights, load_weights
+from trm.files import full_disk_is_a_user_error, new_folder, read_json
+from trm.models import RecursiveModel, check_weights, load_weights, rebuild
 from trm.models.wider import widened
+from trm.original import models as original
 from trm.puzzles import AnyFamily
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.arc.variants import Variants
 from trm.puzzles.family import Family
-from trm.recipe import upgraded
+from trm.recipe import RunConfig, load_recipe, upgraded
 
-_CONFIG, _WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
-_PUZZLES, _SEEN = "puzzles.safetensors", "seen.json"
+CONFIG, WEIGHTS, _RAW = "config.json", "model.safetensors", "raw.safetensors"
+_PUZZLES, _SEEN, _TRAINED_ON = "puzzles.safetensors", "seen.json", "trained-on.npy"
+FILES = (CONFIG, WEIGHTS, _RAW, _PUZZLES, _SEEN, _TRAINED_ON)
+"""All that a model folder may hold."""
 FORMAT = 1
 
 
@@ -46,7 +51,7 @@ class PretrainedConfig(Config):
     """Version of this layout."""
     family: AnyFamily
     model: ModelConfig
-    puzzles: int = 1
+    puzzles: int = Field(1, ge=1, le=2**31)
     """Number of puzzle ids."""
     puzzle_ids: str = ""
     """Hash of the table that says what the ids stand for (`puzzles.safetensors`), where there is one."""
@@ -82,6 +87,15 @@ class Pretrained:
         """What was trained on; empty where the folder does not say."""
         return seen(self.folder)
 
+    def save(self, folder: Path) -> None:
+        """Write all of it to another folder."""
+        named = bool(self.config.puzzle_ids)
+        seen = self.seen() if (self.folder / _SEEN).exists() else None
+        average = weights(self.model)
+        raw = None if self.raw is None else {n: w for n, w in self.raw.items() if not w.equal(average[n])}
+        variants = self.variants() if named else None
+        save(folder, self.config, average, raw or None, variants, seen, trained_on(self.folder))
+
 
 def save(
     folder: Path,
@@ -90,18 +104,75 @@ def save(
     raw: dict[str, Tensor] | None = None,
     variants: Variants | None = None,
     seen: Seen | None = None,
+    trained_on: np.ndarray | None = None,
 ) -> None:
     """Write the folder as a whole: on any failure (a full disk is a UserError), an older one stays."""
     with full_disk_is_a_user_error(f"{folder} was not written"), new_folder(folder) as draft:
-        save_file(weights, draft / _WEIGHTS)
+        save_file(weights, draft / WEIGHTS)
         if raw is not None:
             save_file(raw, draft / _RAW)
         if variants is not None:
             variants.save(draft / _PUZZLES)
         if seen is not None:
             seen.save(draft / _SEEN)
+        if trained_on is not None:
+            np.save(draft / _TRAINED_ON, trained_on)
         text = json.dumps(config.model_dump(mode="json"), indent=2)
-        (draft / _CONFIG).write_text(text + "\n", encoding="utf-8")
+        (draft / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def import_original(
+    checkpoint: Path, folder: Path, config: Path | None = None, data: Path | None = None, recipe: str = ""
+) -> PretrainedConfig:
+    """Write a checkpoint of the original as a model folder; see `original.models.read`.
+
+    `recipe` (a name or a YAML file) says of which family the puzzles are, where their sizes do not. Raises
+    UserError where the folder exists, or what is given does not fit.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: give the name of a new one")
+    taken = original.read(checkpoint, config, data, load_recipe(recipe).family if recipe else None)
+    made = PretrainedConfig(
+        family=taken.recipe.family,
+        model=taken.recipe.model,
+        puzzles=taken.puzzles,
+        puzzle_ids=taken.variants.digest() if taken.variants else "",
+        steps=taken.recipe.supervision.steps,
+        about=taken.about,
+    )
+    save(folder, made, taken.weights, None, taken.variants, taken.seen)
+    return made
+
+
+def export_original(
+    name: str | Path, checkpoint: Path, dtype: Dtype | None = None, compiled: bool = True
+) -> None:
+    """Write a model as a checkpoint of the original, with `all_config.yaml`; see `original.models.write`.
+
+    `dtype` is the precision in which the original computes. Default: as in the training of these weights.
+    """
+    _, config = find(name)
+    known = config.about.get("recipe", {})
+    here = {"family": config.family.model_dump(), "model": config.model.model_dump(), "data": {}}
+    recipe = parse(RunConfig, upgraded(known) | here if known else here, str(name))
+    if not known:
+        steps = recipe.supervision.model_copy(update={"steps": config.steps})
+        recipe = recipe.model_copy(update={"supervision": steps})
+    usual = recipe.compute.dtype if known else "bfloat16"
+    found = load(name, ComputeConfig(device="cpu", dtype=dtype or usual))
+    original.write(checkpoint, found.model, recipe, compiled)
+
+
+def weights(model: RecursiveModel) -> dict[str, Tensor]:
+    """The weights of a model as they are saved."""
+    return {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise UserError unless weights may be written there: it is not there, or empty, or holds a model."""
+    own = {*FILES, "README.md"}
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
+        raise UserError(f"{folder} holds something else than a model: choose another folder")
 
 
 def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
@@ -125,7 +196,9 @@ def fitting(config: PretrainedConfig, text: str) -> FamilyConfig | None:
 def load(
     name: str | Path, compute: ComputeConfig | None = None, boards: FamilyConfig | None = None
 ) -> Pretrained:
-    """Load a folder, a run (its best weights), bundled weights by name, or a hub repository `org/name`.
+    """Load a folder, a run (its best weights), bundled weights by name, or a hub repository.
+
+    A repository is `org/name`, or `org/name@revision` for a branch, a tag or a commit.
 
     `compute` says where and how it computes; `boards` (see `fitting`) fits weights that serve boards of every
     size to another one than they were trained on. Raises UserError when there is no such model, when it is
@@ -138,9 +211,14 @@ def load(
     if remarks:
         raise UserError(f"{settled.device} computes only {' and '.join(remarks)}")
     family = config.family.build()
-    model = build(config.model, family.problem(config.puzzles), settled)
-    weights = _read_weights(folder / _WEIGHTS)
-    load_weights(model, weights, str(folder))
+    try:
+        weights = _read_weights(folder / WEIGHTS)
+    except UserError as error:
+        if Path(name).exists() or (repo := _hub_name(str(name))) is None:
+            raise
+        remedy = f"trm pull {repo[0]} --force" + (f" --revision {repo[1]}" if repo[1] else "")
+        raise UserError(f"{error}; download it again with `{remedy}`") from None
+    model = rebuild(config.model, family.problem(config.puzzles), weights, str(folder), settled)
     raw = weights | _read_weights(folder / _RAW) if (folder / _RAW).exists() else None
     if raw is not None:
         check_weights(model, raw, str(folder / _RAW))
@@ -171,6 +249,8 @@ def start_from(model: RecursiveModel, name: str, family: Family, variants: Varia
         mean_W = weights[table][min(1, found.config.puzzles - 1) :].mean(0)
         new_PW = mean_W.repeat(len(model.state_dict()[table]), 1)
         for old, new in shared:
+            if int(old.max()) >= found.config.puzzles:
+                raise UserError(f"{found.folder} names more puzzle ids than it has embeddings: it is damaged")
             new_PW[new] = weights[table][old]
         weights[table] = new_PW
     if _twice_as_wide(found.config.model, model.config):
@@ -183,7 +263,9 @@ def start_from(model: RecursiveModel, name: str, family: Family, variants: Varia
 
 def _twice_as_wide(theirs: ModelConfig, ours: ModelConfig) -> bool:
     """Whether our model is theirs with twice the channels, of a kind that can be widened."""
-    twice = theirs.inner > 0 and (ours.width, ours.inner) == (2 * theirs.width, 2 * theirs.inner)
+    if theirs.inner is None:  # it follows from the expansion
+        return False
+    twice = (ours.width, ours.inner) == (2 * theirs.width, 2 * theirs.inner)
     return twice and theirs.any_board
 
 
@@ -222,61 +304,96 @@ def seen(folder: Path) -> Seen:
     return Seen.load(folder / _SEEN) if (folder / _SEEN).exists() else Seen()
 
 
+def marks(family: Family, tokens_NL: np.ndarray) -> np.ndarray:
+    """Marks of puzzles, uint64 [N]: those of puzzles that a symmetry maps to each other are equal."""
+    forms = [family.canonical(tokens_L) for tokens_L in tokens_NL]
+    digests = b"".join(hashlib.blake2b(form, digest_size=8).digest() for form in forms)
+    return np.frombuffer(digests, "<u8")
+
+
+def trained_on(folder: Path) -> np.ndarray | None:
+    """Marks of the puzzles that the weights in a folder were trained on; None where it does not say."""
+    path = folder / _TRAINED_ON
+    try:
+        return np.load(path, allow_pickle=False) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}") from None
+
+
 def step_of(folder: Path) -> int | None:
     """Training step of the weights in a folder; None where there are none."""
-    return _read_config(folder).about.get("step") if (folder / _CONFIG).is_file() else None
+    return _read_config(folder).about.get("step") if (folder / CONFIG).is_file() else None
 
 
-def push(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload a folder (of a run, its best weights) to the Hugging Face hub and return its address.
+def download(repo: str, revision: str = "", force: bool = False, more: Sequence[str] = ()) -> Path:
+    """Folder of the hub's cache with the files of a model, and `more` where they are there.
 
-    Needs a logged-in user; the hub client's own errors pass through.
+    Without a network it is what was downloaded before. Raises UserError where it is not to be had; `force`
+    downloads again what the cache has.
     """
-    folder = _locate(str(folder))
-    api = huggingface_hub.HfApi()
-    api.create_repo(repo, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=repo, folder_path=folder))
+    at = f" at {revision}" if revision else ""
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, revision=revision or None, allow_patterns=[*FILES, *more], force_download=force
+            )
+        )
+    except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
+        raise UserError(
+            f"no local folder {repo!r}, and the hub did not give it{at}: {first_line(error)}"
+        ) from None
+
+
+def at_revision(name: str, revision: str) -> str:
+    """The name of a hub repository at a revision; UserError for what has none."""
+    if Path(name).exists() or "@" in name or _hub_name(name) is None:
+        raise UserError(f"{name!r} is no hub repository org/name: only these have revisions")
+    return f"{name}@{revision}"
 
 
 def bundled_names() -> list[str]:
     """Names of the weights that come with the package."""
     folder = resources.files("trm") / "weights"
-    return sorted(path.name for path in folder.iterdir() if (path / _CONFIG).is_file())
+    return sorted(path.name for path in folder.iterdir() if (path / CONFIG).is_file())
 
 
 def _locate(name: str) -> Path:
     path = Path(name)
     for folder in (path, path / "best", path / "last"):
-        if (folder / _CONFIG).is_file():
+        if (folder / CONFIG).is_file():
             return folder
     if name in bundled_names():
         return Path(str(resources.files("trm") / "weights" / name))
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file, not a model folder; a checkpoint of the original code becomes one by "
+            f"`trm import {path} --out MODEL`"
+        )
+    if (path / original.CONFIG).is_file():
+        newest = max(path.glob("step_*"), key=lambda each: each.stat().st_mtime, default=path / "CHECKPOINT")
+        raise UserError(
+            f"{path} holds checkpoints of the original code; one becomes a model by "
+            f"`trm import {newest} --out MODEL`"
+        )
     if path.exists():
-        raise UserError(f"{path} holds no model: expected {_CONFIG} and {_WEIGHTS}, or a training run")
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _download(name)
+        raise UserError(f"{path} holds no model: expected {CONFIG} and {WEIGHTS}, or a training run")
+    if repo := _hub_name(name):
+        return download(*repo)
     raise UserError(
         f"no model {name!r}: give a folder, a hub repository org/name, or bundled weights "
         f"({', '.join(bundled_names()) or 'none'})"
     )
 
 
-def _download(repo: str) -> Path:
-    try:
-        files = [_CONFIG, _WEIGHTS, _RAW, _PUZZLES, _SEEN]
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=files))
-    except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
-        raise UserError(
-            f"no local folder {repo!r}, and the hub did not give it: {first_line(error)}"
-        ) from None
+def _hub_name(name: str) -> tuple[str, str] | None:
+    """Repository and revision of a name such as `org/name` or `org/name@revision`; None of another one."""
+    repo, _, revision = name.partition("@")
+    return (repo, revision) if repo.count("/") == 1 and not name.startswith((".", "/")) else None
 
 
 def _read_config(folder: Path) -> PretrainedConfig:
-    path = folder / _CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    path = folder / CONFIG
+    values = read_json(path)
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
         raise UserError(f"{path} has format {found!r}, but this version of trm reads format {FORMAT}")
@@ -285,8 +402,17 @@ def _read_config(folder: Path) -> PretrainedConfig:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    except (
+        Exception
+    ) as error:  # safetensors and torch fail in several ways, at numbers that one of them lacks
+        raise UserError(f"{path} is damaged or no safetensors file: {first_line(error)}") from None
+    for name, weight in found.items():
+        if not (weight.is_floating_point() and weight.isfinite().all()):
+            raise UserError(
+                f"{path}: {name} holds numbers that are not finite, so nothing can be computed with it; take "
+                "weights of an earlier step"
+            )
+    return found

@@ -5,13 +5,13 @@ torch nor numpy, so that the command answers at once.
 """
 
 import difflib
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 from tyro.conf import arg
 
@@ -29,7 +29,8 @@ from trm.config import (
     option_names,
     parse,
 )
-from trm.errors import UserError, first_line
+from trm.errors import UserError
+from trm.files import read_yaml
 from trm.puzzles import FAMILIES, AnyFamily, config_classes
 
 
@@ -126,13 +127,14 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         old = new.get(section)
         if isinstance(old, Mapping) and (moved := {name: old[name] for name in options if name in old}):
             new[section] = {name: value for name, value in old.items() if name not in moved}
-            new["compute"] = moved | new.get("compute", {})
+            new["compute"] = _filled(new.get("compute", {}), moved)
     if "task" in new:
         new.setdefault("family", new.pop("task"))
         if isinstance(new.get("model"), Mapping):
             new["model"] = _upgraded_model(new["model"])
-        if isinstance(compiled := new.get("compute", {}).get("compile"), bool):
-            new["compute"]["compile"] = "block" if compiled else "none"
+        compute = new.get("compute")
+        if isinstance(compute, Mapping) and isinstance(compiled := compute.get("compile"), bool):
+            new["compute"] = dict(compute) | {"compile": "block" if compiled else "none"}
     family, data = new.get("family"), new.get("data")
     if not isinstance(data, Mapping):
         return new
@@ -141,15 +143,22 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     known = option_names(kind.data) if kind else []
     sections: dict[str, dict[str, Any]] = {"": {}}
     for option, value in data.items():
+        if not isinstance(option, str):
+            return new
         place, default = _ONCE_SHARED.get(option, (option, None))
         if option in _ONCE_SHARED and place not in known and value == default:
             continue  # listed for the sake of another family
         section, _, place = place.rpartition(".")
         sections.setdefault(section, {})[place] = value
     for section in sections.keys() - {""}:
-        sections[""][section] = sections[""].get(section, {}) | sections[section]
+        sections[""][section] = _filled(sections[""].get(section, {}), {}, sections[section])
     new["data"] = sections[""]
     return new
+
+
+def _filled(section: Any, defaults: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Any:
+    """A section with values under and over its own; what is none stays, to be refused by name."""
+    return {**defaults, **section, **(changes or {})} if isinstance(section, Mapping) else section
 
 
 def _upgraded_model(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,26 +174,30 @@ def _upgraded_model(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_config(path: Path) -> RunConfig:
     """Read a `RunConfig` from a YAML file."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {first_line(error)}") from None
+    values = read_yaml(path)
     config = parse(RunConfig, {} if values is None else values, str(path))
     return _renamed(config, lambda name: _beside(name, path.parent))
 
 
 def located(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration for a file in a folder: paths are named from there, so that both can be moved."""
+    home = Path.cwd() / folder.parent
 
     def name_from(name: str) -> str:
-        there = name and not Path(name).is_absolute() and Path(name).exists()
-        return os.path.relpath(name, folder) if there else name
+        path = Path(name)
+        if not name or not path.exists() or (path.is_absolute() and not path.is_relative_to(home)):
+            return name  # what lies elsewhere does not move with the folder
+        return os.path.relpath(name, folder)
 
     return _renamed(config, name_from)
+
+
+def absent(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Options that name files, and names of files that are not there; `hub:` and the like are no files."""
+    for option in data.paths:
+        for name in filter(None, map(str.strip, getattr(data, option).split(","))):
+            if ":" not in name and not Path(name).exists():
+                yield option, name
 
 
 def _beside(name: str, folder: Path) -> str:
@@ -222,3 +235,25 @@ def load_recipe(name: str) -> RunConfig:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"unknown recipe {name!r}; {hint}recipes: {', '.join(names)}")
     return load_config(Path(str(resources.files("trm") / "recipes" / f"{name}.yaml")))
+
+
+class About(NamedTuple):
+    """What the comment at the top of a recipe says."""
+
+    what: str
+    cost: str
+    notes: str
+
+
+def about_recipe(name: str) -> About:
+    """What a recipe that comes with the package is for, and what it costs."""
+    found = {"What": "", "Cost": ""}
+    notes = []
+    lines = (resources.files("trm") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    for line in itertools.takewhile(lambda line: line.startswith("#"), lines):
+        key, _, value = line[1:].strip().partition(": ")
+        if key in found:
+            found[key] = value
+        else:
+            notes.append(line[1:].strip())
+    return About(found["What"], found["Cost"], " ".join(notes))

@@ -222,7 +222,7 @@ def test_two_runs_in_one_folder(tmp_path: Path, undisturbed):
         try:
             train(None if (folder / "config.yaml").exists() else SETTINGS, folder, stop_after=0)
         except UserError as error:
-            refused += "another process is at work on" in str(error)
+            refused += "is being trained (another process holds" in str(error)
         time.sleep(0.02)
     assert refused > 3
     assert weights(folder) == undisturbed(1)[0]

@@ -5,14 +5,11 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from trm.commands.common import at_least, console, dump, shared
+from trm.commands.common import at_least, console, dump, panel, shared
 from trm.config import ComputeConfig, Device, Dtype
-from trm.errors import UserError
+from trm.errors import UserError, out_of_memory_is_a_user_error
 
 if TYPE_CHECKING:
-    import numpy as np
-    from rich.panel import Panel
-
     from trm.contest.predict import Answers, Score
     from trm.pretrained import Pretrained
     from trm.processes import Processes
@@ -218,7 +215,8 @@ def _adapt(
     _refuse_leaks(pretrained.find(model)[0], readers.read(source), allow_leaks)
     folder = out or Path("runs") / Path(source.split(",")[0].replace(":", "-")).stem
     screen = console(stderr=True)
-    return folder, predict.adapt(model, source, folder, steps, variants, only_puzzles, device, screen)
+    with out_of_memory_is_a_user_error("lower --variants, or choose another --device"):
+        return folder, predict.adapt(model, source, folder, steps, variants, only_puzzles, device, screen)
 
 
 def _predict(
@@ -233,7 +231,8 @@ def _predict(
     from trm.terminal import bar
 
     total = predict.count_rows(found, tasks, votes)
-    with bar(console(stderr=True), "predicting", total) as progress:
+    remedy = out_of_memory_is_a_user_error("lower --votes or --variants, or choose another --device")
+    with bar(console(stderr=True), "predicting", total) as progress, remedy:
         return predict.predict(found, tasks, votes, steps, all_steps, progress.at, group)
 
 
@@ -265,35 +264,27 @@ def _show(answers: "Answers", tasks: "list[ArcTask]") -> None:
     from rich.columns import Columns
 
     from trm.contest.voting import attempts
+    from trm.puzzles.arc.family import picture
 
+    screen = console()
     for task in tasks:
         for number, (pair, candidates) in enumerate(
             zip(task.test, answers.ranked[task.name], strict=True), start=1
         ):
-            panels = [_panel(pair.input, f"{task.name} test {number}")]
+            panels = [panel(screen, picture(pair.input), f"{task.name} test {number}")]
             total = sum(each.votes for each in candidates)
             shown = attempts(candidates)[:2] or candidates[:1]  # which says that it is empty
             for place, each in enumerate(shown, start=1):
                 support = f"{each.votes} of {total} votes, {100 * each.halt:.0f} %"
-                panels.append(_panel(each.grid, f"attempt {place}", support))
-            console().print(Columns(panels))
-
-
-def _panel(grid_HW: "np.ndarray", title: str, subtitle: str = "") -> "Panel":
-    from rich.panel import Panel
-
-    from trm.puzzles.arc.family import picture
-
-    drawn = picture(grid_HW)
-    # By itself, a panel makes room for its title, but not for its subtitle.
-    width = max(map(len, (title, subtitle, *drawn.plain.splitlines()))) + 6
-    return Panel(drawn, title=title, subtitle=subtitle or None, width=width)
+                panels.append(panel(screen, picture(each.grid), f"attempt {place}", support))
+            screen.print(Columns(panels))
 
 
 def _print_score(score: "Score", title: str) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{title}, {score.tasks} tasks")
+    table = Table(title=Text(f"{title}, {score.tasks} tasks"))
     table.add_column("")
     table.add_column("tasks solved", justify="right")
     table.add_row("single pass, no votes", str(score.single_pass))

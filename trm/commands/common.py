@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from trm.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.panel import Panel
 
-    from trm.config import Device
+    from trm.config import Device, Effort
     from trm.processes import Processes
 
 
@@ -24,16 +25,53 @@ def at_least(least: int, **options: int | None) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}: that is too large")
 
 
-def console(stderr: bool = False) -> "Console":
-    """Where to print: results on stdout, bars and remarks on stderr."""
+class Volume:
+    """How much the command says beside its results: set once, by --quiet and --verbose."""
+
+    quiet = False
+    verbose = False
+
+
+def console(stderr: bool = False, work: bool = False) -> "Console":
+    """Where to print: results on stdout, bars and remarks on stderr.
+
+    With `work`, the progress of work is the output itself; --quiet leaves it out as it does bars and remarks.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, quiet=Volume.quiet and (stderr or work))
+
+
+def detail(text: str) -> None:
+    """Say what only --verbose is to show."""
+    if Volume.verbose:
+        console(stderr=True).print(text, style="dim", soft_wrap=True, markup=False)
 
 
 def dump(values: Any) -> str:
     """Values as JSON on one line."""
     return json.dumps(values)
+
+
+def panel(screen: "Console", drawn: "RenderableType", title: str, subtitle: str = "") -> "Panel":
+    """A picture in a frame that is wide enough for what is written on it."""
+    from rich.measure import Measurement
+    from rich.panel import Panel
+    from rich.text import Text
+
+    # By itself, a panel makes room for its title, but not for its subtitle.
+    widest = Measurement.get(screen, screen.options, drawn).maximum
+    width = max(len(title) + 2, len(subtitle) + 2, widest) + 4
+    return Panel(drawn, title=Text(title), subtitle=subtitle or None, width=width)
+
+
+def to_lower(effort: "Effort") -> str:
+    """What to do about an effort for which memory is not enough."""
+    if effort.search:
+        return "lower --search, or choose --dtype bfloat16"
+    if effort.rollouts > 1:
+        return "lower --rollouts, or choose --dtype bfloat16"
+    return "choose --dtype bfloat16 or another --device, or give smaller puzzles"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from trm.commands.common import at_least, console
+from trm.commands.original import data as original
 from trm.config import FamilyConfig, GeneratorConfig
 from trm.errors import UserError
 from trm.puzzles import config_classes
@@ -28,10 +29,13 @@ Args:
 
 
 def commands() -> dict[str, Callable[..., int]]:
-    """A command for every family: its own, or one that generates puzzles, where the family can."""
+    """A command for every family: its own, or one that generates puzzles, where the family can.
+
+    And one for data folders of the original code, of whatever family.
+    """
     own: dict[str, Callable[..., int]] = {"arc": arc, "grid": grid}
     found = {name: own.get(name) or _generator(kind) for name, kind in config_classes().items()}
-    return {name: command for name, command in found.items() if command is not None}
+    return {name: command for name, command in found.items() if command is not None} | {"original": original}
 
 
 def _generator(kind: type[FamilyConfig]) -> Callable[..., int] | None:
@@ -122,9 +126,11 @@ def grid(
     board = run.family.model_dump()
     size, known = f"{board['height']}x{board['width']}", " ".join(board["symbols"])
     print(f"{len(rows) + len(test_rows)} puzzles of up to {size}: {known}")
+    for path in sorted(out.glob("*.csv")):
+        with path.open(encoding="utf-8") as lines:
+            print(f"{path}: {sum(1 for _ in lines) - 1} puzzles")
     for name, number in puzzle_ids([*rows, *test_rows]).items():
         print(f"puzzle id {number}: {name}")
-    print(f"{out}: {', '.join(path.name for path in sorted(out.iterdir()))}")
     print(f"now: trm train {out / 'recipe.yaml'} --out runs/{out.name}")
     return 0
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from trm.commands.common import at_least, console, dump, shared
-from trm.config import ComputeConfig, Device, Dtype, Effort
-from trm.errors import UserError
+from trm.commands.common import at_least, console, dump, shared, to_lower
+from trm.config import ComputeConfig, Device, Dtype, Effort, parse
+from trm.errors import UserError, out_of_memory_is_a_user_error
+from trm.recipe import RunConfig, upgraded
 
 if TYPE_CHECKING:
     from trm.inference.curve import Point
@@ -33,6 +34,7 @@ def evaluate(
     limit: int | None = None,
     all_steps: bool = False,
     weights: Literal["all", "ema", "raw"] = "all",
+    allow_leaks: bool = False,
     curve: Path | None = None,
     curve_depths: str = _DEPTHS,
     curve_rollouts: str = _ROLLOUTS,
@@ -57,11 +59,12 @@ def evaluate(
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository. Those
             that serve boards of every size take the size of the first puzzle.
-        data: CSV file with the columns `question` and `answer`, hub:sudoku-extreme/test, or a split of one of
-            the original code's data folders.
+        data: Table (CSV, TSV) or JSON with `question` and `answer`, also packed (.gz);
+            hub:sudoku-extreme/test; or a split of one of the original code's data folders.
         limit: Use only the first puzzles of the file.
         all_steps: Also run every puzzle to the last step, as the paper does; slower.
         weights: Which weights: the moving average, the raw ones, or all that the model has.
+        allow_leaks: Evaluate even on puzzles that the weights were trained on.
         curve: Sweep depth, rollouts and selection, and write table, JSON and plot to this folder.
         curve_depths: Depths of the sweep, in supervision steps.
         curve_rollouts: Numbers of rollouts of the sweep.
@@ -82,6 +85,10 @@ def evaluate(
     at_least(1, limit=limit)
     if effort.exact:
         raise UserError("--exact would measure the exact solver, not the model: leave it out")
+    if effort.search:
+        raise UserError(
+            "--search is not measured here: `trm solve --file FILE --brief` says what it verifies"
+        )
     if curve is None and (curve_depths, curve_rollouts) != (_DEPTHS, _ROLLOUTS):
         raise UserError("--curve-depths and --curve-rollouts need a folder: --curve FOLDER")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
@@ -102,17 +109,21 @@ def evaluate(
             raise UserError(
                 f"{data} has the puzzle id {top}, but the model knows ids below {found.config.puzzles}"
             )
+        if not allow_leaks:
+            _refuse_leaks(found, puzzles, data)
         title = f"{model} on {data}, n = {len(puzzles)}"
         solver = Solver(found.model, found.family, found.config.steps)
         solver.processes = group
-        if curve is not None:
-            load_weights(found.model, next(iter(variants.values())), str(found.folder))
-            depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
-            return _curve(solver, puzzles, effort, depths, rollouts, curve, title, json)
         results: dict[str, tuple[Report, Point | None]] = {}
-        for name, tensors in variants.items():
-            load_weights(found.model, tensors, str(found.folder))
-            results[name] = _evaluate(solver, puzzles, effort, all_steps, name)
+        with out_of_memory_is_a_user_error(to_lower(effort)):
+            if curve is not None:
+                load_weights(found.model, next(iter(variants.values())), str(found.folder))
+                depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
+                return _curve(solver, puzzles, effort, depths, rollouts, curve, title, json)
+            solver.check_effort(effort)
+            for name, tensors in variants.items():
+                load_weights(found.model, tensors, str(found.folder))
+                results[name] = _evaluate(solver, puzzles, effort, all_steps, name)
         if json:
             figures = {
                 name: report.as_dict() | ({"effort": asdict(point)} if point else {})
@@ -126,9 +137,10 @@ def evaluate(
 
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
     """The weights to evaluate, by name."""
-    recipe = found.config.about.get("recipe", {})
-    frozen = recipe.get("optimizer", {}).get("only_puzzles")  # puzzle embeddings are never averaged
-    averaged = recipe.get("ema", {}).get("decay") and not frozen
+    recipe = found.config.about.get("recipe")
+    run = parse(RunConfig, upgraded(recipe), f"the recipe of {found.folder}") if recipe else None
+    # Puzzle embeddings are never averaged.
+    averaged = run is not None and run.ema.decay and not run.optimizer.only_puzzles
     variants = {"ema" if averaged else "raw": found.model.state_dict()}
     variants = {name: {k: v.clone() for k, v in weights.items()} for name, weights in variants.items()}
     if found.raw is not None:
@@ -159,6 +171,23 @@ def _evaluate(
         return report, measure(solver, puzzles, [effort], progress.at)[0]
 
 
+def _refuse_leaks(found: "Pretrained", puzzles: "Puzzles", data: str) -> None:
+    """UserError where the weights were trained on some of the puzzles, turned or renamed as they may be."""
+    import numpy as np
+
+    from trm import pretrained
+
+    known = pretrained.trained_on(found.folder)
+    if known is None:
+        return
+    leaked = int(np.isin(pretrained.marks(found.family, puzzles.tokens_NL), known).sum())
+    if leaked:
+        raise UserError(
+            f"{data}: {leaked} of {len(puzzles)} puzzles are essentially puzzles that the weights were "
+            "trained on, and say nothing of unseen ones: leave them out, or give --allow-leaks"
+        )
+
+
 def _curve(
     solver: "Solver",
     puzzles: "Puzzles",
@@ -174,7 +203,7 @@ def _curve(
     from trm.inference import curve
     from trm.terminal import bar
 
-    groups = list(curve.sweep(base, depths, rollouts))
+    groups = list(curve.sweep(base, depths, rollouts, solver.family.verifies))
     points: list[Point] = []
     with bar(console(stderr=True), "sweeping", len(groups) * len(puzzles)) as progress:
         for i, group in enumerate(groups):
@@ -193,9 +222,10 @@ def _curve(
 def _print_reports(results: "dict[str, tuple[Report, Point | None]]", title: str) -> None:
     """Figures as a table, one column per kind of weights."""
     from rich.table import Table
+    from rich.text import Text
 
     reports = {name: report for name, (report, _) in results.items()}
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("")
     for name in reports:
         table.add_column(f"{name} weights", justify="right")

@@ -1,35 +1,32 @@
 """`trm solve`: puzzles in, answers out, and the way there."""
 
-import csv
 import itertools
 import os
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 import trm
-from trm.commands.common import console, dump, shared
+from trm import files
+from trm.commands.common import console, dump, panel, shared, to_lower
 from trm.config import Device, Dtype, Effort
-from trm.errors import UserError
+from trm.errors import UserError, out_of_memory_is_a_user_error
 
 if TYPE_CHECKING:
     from trm.inference.solver import Answer, Solver
+    from trm.pretrained import PretrainedConfig
     from trm.puzzles.family import Family
+    from trm.puzzles.records import Lines
 
 _EFFORT = Effort()
 _DECISIONS = 1000  # of a model that can search, where nothing is said of effort
-
-
-class _Source(NamedTuple):
-    """A puzzle and where it stands, for messages."""
-
-    text: str
-    place: str
+_LISTED = 20  # skipped puzzles that are named one by one
 
 
 def solve(
@@ -42,15 +39,17 @@ def solve(
     brief: bool = False,
     json: bool = False,
     out: Path | None = None,
+    skip_bad: bool = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
     effort: Annotated[Effort, arg(name="")] = _EFFORT,
 ) -> int:
     """Solve puzzles and show how the answer was refined, step by step.
 
-    Every puzzle is first checked: a Sudoku for its one solution, a maze for a way through.
-    Exit code 0 when every answer is verified, 1 when one is not, 2 when the input is wrong. (A model of ARC
-    learns a task before it answers: trm arc solve --help.)
+    Every puzzle is first checked: a Sudoku for its one solution, a maze for a way through. Answers come as
+    soon as they are found. Exit code 0 when no answer breaks the rules, 1 when one does or a puzzle was
+    skipped, 2 when the input is wrong. (A model of ARC learns a task before it answers: trm arc solve
+    --help.)
 
     For example:
       trm solve ..15....6.1.2......3.........3.6..21
@@ -62,239 +61,310 @@ def solve(
 
     Args:
         puzzle: One puzzle, row by row, with `.` or `0` for a blank; `-` reads puzzles from standard input.
-        file: Read puzzles from a file: one per line, grids separated by blank lines, or a CSV file with
-            a column `question`. `-` is standard input.
+        file: Read puzzles from a file: one per line, grids separated by blank lines, a table (CSV, TSV) with
+            a column `question`, or JSON; also packed (.gz). `-` is standard input.
         puzzle_id: Which rule the puzzles follow, for a model that was trained on several (`trm data grid`
             prints their ids).
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository.
             Default: the bundled weights for the size of the puzzle.
-        brief: One line per puzzle: the answer.
+        brief: One line per puzzle: the answer, with a remark where it is not verified.
         json: One JSON object per puzzle and line.
         out: Write these objects to a file. One that holds the first answers already, of a command that was
             interrupted, is gone on with.
+        skip_bad: Leave out puzzles of a file that cannot be read or solved, and name them at the end.
         device: Where to compute.
         dtype: Precision of the forward pass.
         effort: How long, and in how many ways, to think. A model of candidates searches unless something else
             is asked for: `--steps 16` is the network alone.
     """
+    if json and brief:
+        raise UserError("give --json or --brief, not both")
     if out is not None and (json or brief):
         raise UserError("--out writes JSON: leave out --json and --brief")
-    with shared(device) as group:
-        text, name = group.by_first(lambda: _read_text(puzzle, file))
-        weights, board = _weights(model, text, name)
+    if skip_bad and not (file or puzzle == "-"):
+        raise UserError("--skip-bad is for puzzles of a file: with one puzzle it would do nothing")
+    with (
+        _opened(puzzle, file) as lines,
+        shared(device) as group,
+        out_of_memory_is_a_user_error(to_lower(effort)),
+    ):
+        if group.count > 1:
+            if "-" in (puzzle, file):
+                raise UserError("standard input is for one process: give --file FILE")
+            if not (json or brief or out):
+                raise UserError("pictures of the way are for one process: give --json, --brief or --out")
+        weights, board = _weights(model, puzzle, lines)
         solver = trm.load(weights, board=board, device=device, dtype=dtype)
         solver.processes = group
         if solver.searches and effort == _EFFORT:
             effort = Effort(search=_DECISIONS)
-        sources = _split(text, name, solver.family)
-        for source in sources:
-            try:
-                solver.family.check(solver.family.parse(source.text))
-            except UserError as error:
-                raise UserError(f"{source.place}: {error}" if source.place else str(error)) from None
-        texts = [source.text for source in sources]
+        solver.check_effort(effort)
+        asked = _Asked(puzzle, lines, solver.family, skip_bad)
         if out is not None:
-            return _write(out, texts, solver, effort, puzzle_id)
-        if group.count > 1 and not (json or brief):
-            raise UserError("pictures of the way are for one process: give --json, --brief or --out")
-        shown = (_show(solver, text, effort, puzzle_id) for text in texts)
-        unsolved = 0
-        for answer in solver.answers(texts, effort, puzzle_id) if json or brief else shown:
-            unsolved += answer.verified is False
-            if json or brief:
-                print(dump(answer.as_dict()) if json else answer.answer, flush=True)
-        return 1 if unsolved else 0
+            tally = _write(out, iter(asked), solver, effort, puzzle_id)
+        else:
+            tally = _nothing()
+            shown = (_show(solver, text, effort, puzzle_id) for text in asked)
+            for answer in solver.answers(asked, effort, puzzle_id) if json or brief else shown:
+                tally[answer.verified] += 1
+                if json or brief:
+                    print(dump(answer.as_dict()) if json else _brief(answer), flush=True)
+        if not json:
+            _summarize(tally, solver, effort)
+        asked.report()
+        return 1 if tally[False] or asked.skipped else 0
 
 
-def _write(out: Path, texts: list[str], solver: "Solver", effort: Effort, puzzle_id: int) -> int:
-    """Append the answers that a file lacks, and show how far it is; the exit code.
+def _nothing() -> dict[bool | None, int]:
+    """A count of answers by verdict, before the first."""
+    return {True: 0, None: 0, False: 0}
 
-    Of a file that an interrupted command has left, a last line that was cut short is written again.
-    """
-    from trm.files import full_disk_is_a_user_error
+
+def _write(
+    out: Path, texts: Iterator[str], solver: "Solver", effort: Effort, puzzle_id: int
+) -> dict[bool | None, int]:
+    """Append the answers that a file lacks, and show how far it is; how many are verified, by verdict."""
     from trm.terminal import bar
 
     group = solver.processes
-    known = group.by_first(lambda: _answered(out, texts, solver.family))
-    right, total = sum(known), len(texts)
+    tally = group.by_first(lambda: _answered(out, texts, solver.family))
+    known = sum(tally.values())
+    if not group.first:  # it has passed by the puzzles that are answered
+        for _ in itertools.islice(texts, known):
+            pass
     with (
-        full_disk_is_a_user_error(f"not all answers are in {out}; the same command goes on"),
+        files.full_disk_is_a_user_error(f"not all answers are in {out}; the same command goes on"),
         out.open("a", buffering=1, encoding="utf-8") if group.first else nullcontext() as file,
-        bar(console(stderr=True), "solving", total, len(known)) as progress,
+        bar(console(stderr=True), "solving", None, known) as progress,
     ):
-        for done, answer in enumerate(
-            solver.answers(texts[len(known) :], effort, puzzle_id), start=len(known) + 1
-        ):
+        for done, answer in enumerate(solver.answers(texts, effort, puzzle_id), start=known + 1):
             if file is not None:
                 file.write(dump(answer.as_dict()) + "\n")
-            right += answer.verified is not False
-            progress.at(done, f"{total - done} left")
-    wrong = f", of which {total - right} break the rules" if right < total else ""
-    print(f"{out}: {total} answers{wrong}")
-    return 0 if right == total else 1
+            tally[answer.verified] += 1
+            progress.at(done)
+    print(f"{out}: {sum(tally.values())} answers")
+    return tally
 
 
-def _answered(out: Path, texts: list[str], family: "Family") -> list[bool]:
-    """Which answers in a file do not break the rules; UserError where they are not to these puzzles."""
+def _answered(out: Path, texts: Iterator[str], family: "Family") -> dict[bool | None, int]:
+    """How many answers a file holds, by verdict; UserError where they are not to these puzzles.
+
+    A last line that was cut short is taken away.
+    """
+    tally = _nothing()
+    out.parent.mkdir(parents=True, exist_ok=True)
     if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return []
-    lines = out.read_bytes().split(b"\n")
-    whole, cut = lines[:-1], lines[-1]
-    good: list[bool] = []
-    for number, line in enumerate(whole, start=1):
-        try:
-            answer = loads(line)
-            asked = answer["puzzle"]
-            good.append(answer["verified"] is not False)
-        except (ValueError, KeyError, TypeError):
-            asked = None
-        if number > len(texts) or asked != family.text(family.parse(texts[number - 1])):
-            raise UserError(
-                f"{out}, line {number} is no answer to puzzle {number}: it was written for others; "
-                "choose another file"
-            )
-    os.truncate(out, out.stat().st_size - len(cut))
-    return good
+        return tally
+    size = 0
+    with out.open(encoding="latin-1", newline="\n") as file:  # a character is a byte
+        for number, line in enumerate(files.lines(file, str(out)), start=1):
+            if not line.endswith("\n"):
+                break
+            size += len(line)
+            try:
+                answer = loads(line)
+                same = answer["puzzle"] == family.text(family.parse(next(texts, "")))
+                tally[answer["verified"]] += 1
+            except (ValueError, KeyError, TypeError, UserError):
+                same = False
+            if not same:
+                raise UserError(
+                    f"{out}, line {number} is no answer to puzzle {number}: it was written for others; "
+                    "choose another file"
+                )
+    os.truncate(out, size)
+    return tally
 
 
-def _read_text(puzzle: str, file: str) -> tuple[str, str]:
-    """The text with the puzzles, and its name for messages (empty for the command line)."""
+@contextmanager
+def _opened(puzzle: str, file: str) -> "Iterator[Lines | None]":
+    """The lines that hold the puzzles; None where the puzzle stands on the command line."""
+    from trm.puzzles import records
+
     if puzzle and file:
         raise UserError("give a puzzle or --file, not both")
-    if puzzle and puzzle != "-":
-        return puzzle, ""
     name = "-" if puzzle == "-" else file
-    if not name:
+    if not (puzzle or name):
         raise UserError("give a puzzle, --file FILE, or `-` for standard input")
-    try:
-        if name == "-":
-            return sys.stdin.read(), "standard input"
-        return Path(name).read_text(encoding="utf-8-sig"), name
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _split(text: str, name: str, family: "Family") -> list[_Source]:
-    """Puzzles of a text: a CSV file with a column `question`, or lines, or grids between blank lines."""
-    if not name:
-        return [_Source(text, "")]
-    from trm.puzzles.table import csv_rows
-
-    lines = text.splitlines()
-    sources: list[_Source] = []
-    if "question" in next(csv.reader(lines), []):
-        rows = csv_rows(text.splitlines(keepends=True), name, ["question"])
-        sources += [_Source(fields["question"], place) for place, fields in rows]
+    if name == "-":
+        yield records.Lines(files.lines(sys.stdin, "standard input"), "standard input")
+    elif name:
+        with records.opened(Path(name)) as lines:
+            yield lines
     else:
-        block: list[tuple[int, str]] = []
-        for number, line in enumerate([*lines, ""], start=1):
-            if line.strip():
-                block.append((number, line))
-                continue
-            # Rows of a grid, even drawn with frames, hold much fewer cells than a puzzle on one line.
-            # A slash separates rows: a line that has one is a whole puzzle.
-            whole = any("/" in row for _, row in block)
-            if (
-                len(block) > 1
-                and not whole
-                and max(family.cells(row) for _, row in block) < 0.75 * family.length
-            ):
-                place = f"{name}, lines {block[0][0]}-{block[-1][0]}"
-                sources.append(_Source("\n".join(row for _, row in block), place))
-            else:
-                sources += [_Source(row, f"{name}, line {at}") for at, row in block]
-            block = []
-    if not sources:
-        raise UserError(f"{name} holds no puzzles")
-    return sources
+        if _is_path(puzzle):
+            raise UserError(f"{puzzle} is a file: to read puzzles from it, write --file {puzzle}")
+        if re.fullmatch(r"\S+\.(csv|tsv|txt|json|jsonl|ndjson|gz)", puzzle):
+            raise UserError(f"there is no file {puzzle}, and a puzzle it is not: check the name")
+        yield None
 
 
-def _weights(model: str, text: str, name: str) -> tuple[str, str]:
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # much too long for a name
+        return False
+
+
+class _Asked:
+    """The texts of the puzzles, each checked when it is its turn.
+
+    A fault ends them, so that what was asked before is answered first; `report` raises it then. With `skip`
+    such puzzles are left out instead.
+    """
+
+    def __init__(self, puzzle: str, lines: "Lines | None", family: "Family", skip: bool):
+        self.puzzle, self.lines, self.family, self.skip = puzzle, lines, family, skip
+        self.skipped: list[str] = []
+        self.fault: UserError | None = None
+        self.count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        from trm.puzzles.records import Question, questions
+
+        asked: Iterable[Question] = [Question(self.puzzle, "")]
+        if self.lines is not None:
+            asked = questions(self.lines, self.family, self._bad)
+        try:
+            for text, place in asked:
+                try:
+                    self.family.check(self.family.parse(text))
+                except UserError as error:
+                    self._bad(UserError(f"{place}: {error}" if place else str(error)))
+                else:
+                    self.count += 1
+                    yield text
+        except UserError as error:
+            self.fault = error
+
+    def _bad(self, error: UserError) -> None:
+        if not self.skip:
+            raise error
+        self.skipped.append(str(error))
+
+    def report(self) -> None:
+        """Raise the fault that has ended the puzzles, if any; say what was left out."""
+        if self.fault is not None:
+            go_on = self.lines is not None and self.count
+            done = f"; {self.count} puzzles before it were answered: --skip-bad goes on" if go_on else ""
+            raise UserError(f"{self.fault}{done}") from None
+        if not self.count and not self.skipped and self.lines is not None:
+            raise UserError(f"{self.lines.name} holds no puzzles")
+        if self.skipped:
+            screen = console(stderr=True)
+            screen.print(f"skipped {len(self.skipped)} of {len(self.skipped) + self.count} puzzles:")
+            more = len(self.skipped) - _LISTED
+            for fault in [*self.skipped[:_LISTED], *([f"and {more} more"] if more > 0 else [])]:
+                screen.print(f"  {fault}", markup=False, soft_wrap=True)
+
+
+def _brief(answer: "Answer") -> str:
+    remark = {True: "", None: "  # not verified", False: "  # breaks the rules"}[answer.verified]
+    return answer.answer + remark
+
+
+def _summarize(tally: dict[bool | None, int], solver: "Solver", effort: Effort) -> None:
+    """Say how many answers are verified, and what to try for the others; a single good one says it itself."""
+    count = sum(tally.values())
+    if count == tally[True] < 2:
+        return
+    ways = []
+    if effort.search or (solver.searches and effort.rollouts == 1):
+        ways.append(f"--search {10 * (effort.search or _DECISIONS // 10)}")
+    elif solver.family.verifies:
+        ways.append(f"--rollouts {8 * effort.rollouts} --select verify")
+    if solver.family.solves and not effort.exact:
+        ways.append("--exact")
+    unknown = f", {tally[None]} that cannot be" if tally[None] else ""
+    remedy = f"; try {', or '.join(ways)}" if ways and count > tally[True] else ""
+    console(stderr=True).print(f"{tally[True]} of {count} verified{unknown}{remedy}", soft_wrap=True)
+
+
+def _weights(model: str, puzzle: str, lines: "Lines | None") -> tuple[str, str]:
     """Weights that solve puzzles like the first of a text, and that puzzle: those asked for, or bundled ones.
 
     Of the bundled ones those for boards of just this size come before those for every size.
     """
     from trm import pretrained
+    from trm.puzzles import records
 
-    names = [model] if model else pretrained.bundled_names()
-    configs = {each: pretrained.find(each)[1] for each in names}
-    families = {each: config.family.build() for each, config in configs.items()}
-    for family in families.values():
-        if model and family.commands:
-            raise UserError(
-                f"models of this family have commands of their own: trm {family.commands} solve --help"
-            )
+    configs = {each: pretrained.find(each)[1] for each in ([model] if model else pretrained.bundled_names())}
+    for config in configs.values():
+        if model and (commands := config.family.build().commands):
+            raise UserError(f"models of this family have commands of their own: trm {commands} solve --help")
+    shown = [puzzle] if lines is None else records.first(lines)
+    if not shown and lines is not None:
+        raise UserError(f"{lines.name} holds no puzzles")
     found = {
-        each: (boards, shown)
+        each: (boards, text)
         for each, config in configs.items()
-        for shown in reversed(list(_first(text, name)))
-        if (boards := pretrained.fitting(config, shown)) is not None
+        for text in reversed(shown)
+        if (boards := pretrained.fitting(config, text)) is not None
     }
-    for each, (boards, shown) in found.items():
+    for each, (boards, text) in found.items():
         if boards == configs[each].family:
-            return each, shown
-    for each, (_, shown) in found.items():
-        return each, shown
-    for each, family in families.items():
-        first = _split(text, name, family)[0].text
-        if model or len("".join(first.split())) == family.length:  # its own message says what is wrong
-            return each, ""
-    listed = ", ".join(f"{each} ({family.length} cells)" for each, family in families.items()) or "none"
-    raise UserError(f"no bundled weights fit the first puzzle (bundled: {listed}); name some with --model")
+            return each, text
+    for each, (_, text) in found.items():
+        return each, text
+    if model and not configs[model].model.any_board:  # the check of every puzzle says what is wrong
+        return model, ""
+    where = "" if lines is None else f"{lines.name}, first puzzle: "
+    others = "" if model else f" (bundled weights: {', '.join(configs)}; name others with --model)"
+    raise UserError(f"{where}{_misfit(shown, configs)}{others}")
 
 
-def _first(text: str, name: str) -> Iterator[str]:
-    """What the first puzzle of a text may be: a grid of several lines, or the first line."""
-    if not name:
-        yield text
-        return
-    from trm.puzzles.table import csv_rows
+def _misfit(shown: list[str], configs: "dict[str, PretrainedConfig]") -> str:
+    """What is wrong with a puzzle that no weights fit, by the family that it resembles most."""
+    found = []
+    for config in configs.values():
+        family = config.family.build()
+        for text in shown:
+            chars = "".join(text.split()) or " "
+            strange = sum(char not in _alphabet(family) for char in chars) / len(chars)
+            away = abs(family.cells(text) - family.length)
+            fault = family.misfit(text) or "these weights are for other sizes"
+            found.append((round(strange, 1), away, fault))
+    strange, _, fault = min(found)
+    if any(mark in shown[-1] for mark in ",;\t"):
+        fault += "; if this is a table, name its columns in the first line: question,answer"
+    return fault if strange < 0.5 else f"{shown[-1][:40]!r} is no puzzle that the weights know: {fault}"
 
-    lines = text.strip("\r\n").splitlines()
-    if "question" in next(csv.reader(lines), []):
-        for _, fields in csv_rows(lines, name, ["question"]):
-            yield fields["question"]
-            return
-    else:
-        block = list(itertools.takewhile(str.strip, lines))
-        yield "\n".join(block)
-        yield from block[:1]
+
+def _alphabet(family: "Family") -> set[str]:
+    """Characters that puzzles of a family are written with."""
+    import numpy as np
+
+    texts = (family.text(np.full(family.length, token, np.uint8)) for token in range(1, family.vocab_size))
+    return {*".0", *"".join(texts)}
 
 
 def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answer":
-    """Print a puzzle's answer after every step, side by side, and the verdict."""
-    from rich.columns import Columns
-    from rich.panel import Panel
+    """Print a puzzle's answer after every step, side by side, and the verdict.
 
-    screen = console()
-    tokens = solver.family.parse(text)
-    panels = [Panel(solver.family.render(tokens, tokens), title="puzzle", expand=False)]
-    previous = tokens
-    plain = (
-        Effort(steps=min(effort.budget or solver.training_steps, solver.training_steps))
-        if effort.search
-        else effort
-    )
-    answer = None
-    if effort.rollouts == 1:
-        refinement = None
-        for refinement in solver.steps(text, plain, puzzle_id):
-            picture = solver.family.render(tokens, refinement.answer, previous)
-            chance = f"{100 * refinement.halt_probability:.1f} %"
-            panels.append(Panel(picture, title=f"step {refinement.step}", subtitle=chance, expand=False))
-            previous = refinement.answer
-        assert refinement is not None  # there is at least one step
-        chance = refinement.halt_probability
-        answer = solver.answer(tokens, refinement.answer, refinement.step, chance, plain)
-    if answer is None or (effort.search and not answer.verified):
+    Of several rollouts these are the steps of the chosen one. A search begins with the plain rollout, and
+    where that is right, it ends with it.
+    """
+    from rich.columns import Columns
+
+    screen, family = console(), solver.family
+    tokens = family.parse(text)
+    plain = effort
+    if effort.search:
+        plain = Effort(steps=min(effort.budget or solver.training_steps, solver.training_steps))
+    (answer,) = solver.solve(text, plain, puzzle_id)
+    refinements = list(solver.replay(answer, plain, puzzle_id))
+    if effort.search and not answer.verified:
         (answer,) = solver.solve(text, effort, puzzle_id)
-    if effort.rollouts > 1 or answer.decisions or answer.by == "exact":
-        panels.append(
-            Panel(
-                solver.family.render(tokens, answer.answer_L, previous), title=f"by {answer.by}", expand=False
-            )
-        )
+    panels = [panel(screen, family.render(tokens, tokens), "puzzle")]
+    previous = tokens
+    for refinement in refinements:
+        picture = family.render(tokens, refinement.answer, previous)
+        chance = f"halt {100 * refinement.halt_probability:.1f} %"
+        panels.append(panel(screen, picture, f"step {refinement.step}", chance))
+        previous = refinement.answer
+    if answer.decisions or answer.by == "exact":
+        picture = family.render(tokens, answer.answer_L, previous)
+        panels.append(panel(screen, picture, f"by {'search' if answer.by == 'model' else answer.by}"))
     screen.print(Columns(panels))
     verdict = {
         True: "[green]solved, and the rules confirm it[/]",
@@ -302,12 +372,12 @@ def _show(solver: "Solver", text: str, effort: Effort, puzzle_id: int) -> "Answe
         None: "the rules cannot check this answer",
     }[answer.verified]
     by = "exact search after " if answer.by == "exact" else ""
-    many = f", best of {answer.rollouts} rollouts" if answer.rollouts > 1 else ""
+    many = f", rollout {answer.rollout + 1} of {answer.rollouts}" if answer.rollouts > 1 else ""
     chance = f"halting probability {100 * answer.halt_probability:.1f} %"
     if answer.decisions:
         many = f", {answer.decisions} decisions, {answer.take_backs} taken back"
         if answer.verified is False:
             verdict = "[red]no answer was found[/]"
     screen.print(f"{verdict}; {by}{answer.steps} steps{many}, {chance}")
-    screen.print(answer.answer, highlight=False, soft_wrap=True)
+    screen.print(answer.answer, highlight=False, soft_wrap=True, markup=False)
     return answer

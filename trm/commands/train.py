@@ -2,16 +2,30 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import AvoidSubcommands, Positional, arg
 
-from trm.commands.common import at_least, console
-from trm.errors import UserError
+from trm.commands.common import Volume, at_least, console
+from trm.errors import UserError, out_of_memory_is_a_user_error
 from trm.recipe import RunConfig
+
+if TYPE_CHECKING:
+    from trm.training.loop import Outcome
 
 # Ways to get validation puzzles, of which a run has one.
 _VALIDATION = ("validation", "hold_out", "hold_out_variants")
+# Options that `--help` shows; all others are rarely needed, and `--help-all` shows them too.
+COMMON = frozenset(
+    {"out", "resume", "stop_after", "processes", "seed", "device", "dtype"}
+    | {f"family.{name}" for name in ("box_rows", "box_cols", "height", "width", "side")}
+    | {f"data.{name}" for name in ("train", "validation", "hold_out", "augment", "demonstrations", "tasks")}
+    | {f"data.generate.{name}" for name in ("train", "validation", "test")}
+    | {f"model.{name}" for name in ("kind", "width", "layers", "T", "n", "mixing")}
+    | {"supervision.steps", "optimizer.name", "optimizer.lr", "optimizer.warmup", "optimizer.schedule"}
+    | {"ema.decay", "train.start_from", "train.batch", "train.steps", "train.eval_every"}
+)
+_LOW = 0.5  # share of validation puzzles below which a finished run says how to go on
 
 
 def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()) -> Callable[..., int]:
@@ -38,20 +52,22 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
     ) -> int:
         """Train a model from a recipe; any of its values can be changed by an option.
 
-        Ctrl-C or SIGTERM saves a checkpoint and stops; a resumed run ends with the same weights.
+        Ctrl-C or SIGTERM saves a checkpoint and stops; a resumed run ends with the same weights. A run can be
+        made longer, finished or not.
 
         For example:
           trm train mini
           trm train sudoku-fast --data.train train.csv --data.validation validation.csv
           trm train mini --model.width 96 --optimizer.lr 1e-3 --out runs/wide
           trm train --resume runs/wide --device cpu
+          trm train --resume runs/wide --train.steps 3000
           trm train sudoku-paper --processes 4
           torchrun --nproc-per-node 8 -m trm train sudoku-paper
 
         Args:
             recipe_name: A recipe by name (see `trm info`) or a YAML file; it must come first.
             out: Folder of the run. Default: runs/RECIPE.
-            resume: Go on with the run in this folder.
+            resume: Resume the run in this folder, as it was; with --train.steps, up to that many steps.
             stop_after: Stop, saved, once this many steps of the run are done.
             processes: Share the rows of every batch between so many processes of this machine, one for each
                 GPU. torchrun and SLURM's srun start them on several machines. The result is the same, up to
@@ -63,27 +79,35 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
         if recipe_name != name:
             raise UserError(f"the recipe must come first: trm train {recipe_name} [options]")
         at_least(1, stop_after=stop_after, processes=processes)
-        as_it_was = config.model_copy(update={"compute": recipe.compute}) == recipe
+        longer = "train.steps" in given
+        changed = {
+            "compute": recipe.compute,
+            "train": config.train.model_copy(update={"steps": recipe.train.steps}),
+        }
+        as_it_was = config.model_copy(update=changed) == recipe
         if resume is not None and (out is not None or not as_it_was or recipe_name != "mini"):
             raise UserError(
-                "--resume goes on with the run as it is: only --stop-after, --processes and how to compute "
-                "(--device, --dtype, --compile, --kernels, --cuda-graph) go with it"
+                "--resume takes the run as it is: only --train.steps, --stop-after, --processes and how to "
+                "compute (--device, --dtype, --compile, --kernels, --cuda-graph) go with it"
+            )
+        if "model.heads" in given and config.model.mixing != "attention":
+            raise UserError(
+                f"--model.heads is for mixing attention, and would do nothing for {config.model.mixing}"
             )
         folder = resume or out or Path("runs") / Path(recipe_name).stem
         if processes > 1:
-            return _start(processes, ["train", *_without(arguments, "--processes")], folder)
+            said = [f"--{name}" for name in ("quiet", "verbose") if getattr(Volume, name)]
+            return _start(processes, ["train", *_without(arguments, "--processes"), *said], folder)
         asked = {option: value for option, value in config.compute if option in given} if resume else {}
-        outcome = run(None if resume else config, folder, stop_after, asked, console())
+        steps = config.train.steps if resume and longer else None
+        with out_of_memory_is_a_user_error("lower --train.batch, or start with a smaller model"):
+            outcome = run(None if resume else config, folder, stop_after, asked, console(work=True), steps)
         if not outcome.speaks:
             return 0 if outcome.signal is None else 128 + outcome.signal
         if outcome.finished:
-            judged = outcome.best >= 0
-            best = f"; best validation exact {100 * outcome.best:.2f} %" if judged else ""
-            print(f"finished {outcome.step} steps{best}")
-            weights = outcome.folder / ("best" if judged else "last")
-            print(f"weights: {weights}; try `trm eval {outcome.folder} --data FILE`")
+            print("\n".join(_finished(outcome)))
             return 0
-        print(f"stopped at step {outcome.step}, saved; go on with `trm train --resume {outcome.folder}`")
+        print(f"stopped at step {outcome.step}, saved; resume it with `trm train --resume {outcome.folder}`")
         return 0 if outcome.signal is None else 128 + outcome.signal
 
     return train
@@ -142,3 +166,17 @@ def _start(processes: int, arguments: list[str], folder: Path) -> int:
             f"ended; what was saved is good: go on with `trm train --resume {folder} --processes {processes}`"
         ) from None
     return 0
+
+
+def _finished(outcome: "Outcome") -> list[str]:
+    """What to say of a run that has all its steps: what came of it, and what to do next."""
+    judged, folder = outcome.best >= 0, outcome.folder
+    best = f"; best validation exact {100 * outcome.best:.2f} %" if judged else ""
+    longer = f"`trm train --resume {folder} --train.steps {2 * outcome.step}`"
+    lines = [f"finished {outcome.step} steps{best}"]
+    if outcome.start == outcome.step:
+        lines = [f"the run has all its {outcome.step} steps{best}; to make it longer: {longer}"]
+    elif judged and outcome.best < _LOW:
+        lines.append(f"that is low: if the loss was still falling, make the run longer: {longer}")
+    weights = folder / ("best" if judged else "last")
+    return [*lines, f"weights: {weights}; try `trm eval {folder} --data FILE`"]

@@ -197,6 +197,10 @@ def _rows(found: Pretrained, tasks: Sequence[ArcTask], votes: int | None) -> Ite
         for test, pair in enumerate(each.test):
             for variant, at in enumerate(_voters(known.ids(each.name), votes)):
                 puzzle = puzzle_id(family, known, index[each.name], variant)
+                if puzzle >= found.config.puzzles:
+                    raise UserError(
+                        f"{found.folder} names more puzzle ids than it has embeddings: it is damaged"
+                    )
                 way = int(known.dihedral_P[at]), known.colours_PC[at]
                 yield _Row(each.name, test, transform(pair.input, *way), puzzle, *way)
 

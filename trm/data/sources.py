@@ -12,13 +12,14 @@ from trm import rng
 from trm.config import DataConfig, GeneratorConfig
 from trm.data import batches
 from trm.errors import UserError, first_line
-from trm.files import new_folder, sha256, write_atomic
+from trm.files import new_folder, read_json, sha256, write_atomic
 from trm.original import arc as original_arc
 from trm.original import folders as original
 from trm.puzzles import deal
 from trm.puzzles.family import Family, TrainingData
-from trm.puzzles.table import Puzzles, csv_file, from_arrays, read_csv, write_csv
-from trm.recipe import upgraded
+from trm.puzzles.records import first_of
+from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
+from trm.recipe import absent, upgraded
 
 MADE_FROM = "made-from.json"
 
@@ -74,11 +75,11 @@ def locate(name: str) -> Path:
 
 
 def first_question(name: str) -> str:
-    """The first question of a CSV file or of `hub:NAME`; empty where there is none, as in a data folder."""
+    """The first question of a file or of `hub:NAME`; empty where there is none, as in a data folder."""
     path = locate(name)
     if not path.is_file():
         return ""
-    return next((fields["question"] for _, fields in csv_file(path, ("question",))), "")
+    return first_of(path)
 
 
 def read(name: str, family: Family, limit: int | None = None) -> Puzzles:
@@ -140,6 +141,10 @@ def prepare(
         resume: the run goes on: nothing is generated, and a folder that is not the run's own is a UserError.
         first_rows: hold out the first rows, as earlier versions did.
     """
+    for option, name in absent(config):
+        raise UserError(
+            f"cannot read {name}, which is data.{option}: there is no such file; {_remedy(option, family)}"
+        )
     # What the original's builder has laid out holds variants and all: its rows are trained on as they are.
     given = original.is_split(config.train)
     own = None if given else family.prepare(config, seed)
@@ -161,6 +166,16 @@ def prepare(
     if config.augments():
         return TrainingData(train, validation, ids, lambda to: batches.random_symmetry(train, family, to))
     return TrainingData(train, validation, ids, lambda to: batches.as_they_are(train, to))
+
+
+def _remedy(option: str, family: Family) -> str:
+    """Where else puzzles of a family come from."""
+    ways = [f"give a file with --data.{option} FILE"]
+    # Published files are called by their family.
+    ways += [f"--data.{option} hub:{name}" for name in HUB_FILES if name.startswith(family.config.name)][:1]
+    if family.config.data().generator() is not None:
+        ways.append(f"make puzzles with `trm data {family.config.name} --out FOLDER`")
+    return ", or ".join(ways)
 
 
 def _named(config: DataConfig, family: Family, seed: int) -> TrainingData:
@@ -238,7 +253,7 @@ def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
     Options that were added later have their defaults.
     """
     try:
-        values = upgraded(json.loads(mark.read_text(encoding="utf-8")))
+        values = upgraded(read_json(mark))
         config = type(family.config).model_validate(values["family"])
         generator = config.data.model_validate({"generate": values["data"]["generate"]}).generator()
         assert generator is not None  # it has made them
@@ -247,7 +262,7 @@ def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
             "data": {"generate": generator.model_dump(mode="json")},
             "seed": values["seed"],
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError, TypeError):
         return None
 
 

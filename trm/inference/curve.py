@@ -18,7 +18,6 @@ from trm.config import Effort, parse
 from trm.files import write_atomic
 from trm.inference.evaluate import Share, shares, wilson
 from trm.inference.solver import Solver
-from trm.inference.think import choose
 from trm.puzzles.table import Puzzles
 
 # Selections of one group let the rollouts stop by the same rule.
@@ -53,10 +52,9 @@ def measure(
     """Accuracy and cost of efforts that differ only in how they select, from the same rollouts."""
     n, steps, start = len(puzzles), 0, time.perf_counter()
     chosen_ENL = np.zeros((len(efforts), *puzzles.answers_NL.shape), np.uint8)
-    for i, ends in enumerate(solver.rollouts(puzzles.tokens_NL, efforts[0], puzzles.puzzle_N)):
-        for each, effort in enumerate(efforts):
-            chosen_ENL[each, i] = choose(ends, effort.select).answer_L
-        steps += int(ends.steps_K.sum())
+    for i, decisions in enumerate(solver.decisions(puzzles.tokens_NL, efforts, puzzles.puzzle_N)):
+        chosen_ENL[:, i] = [decision.answer_L for decision in decisions]
+        steps += decisions[0].total_steps
         progress(i + 1)
     speed = n / (time.perf_counter() - start)
     # Cells without an answer (padding) do not count.
@@ -79,12 +77,17 @@ def measure(
     ]
 
 
-def sweep(base: Effort, depths: Sequence[int], rollouts: Sequence[int]) -> Iterator[list[Effort]]:
-    """Every combination, in groups that share their rollouts; with one, only `halt` and `verify` differ."""
+def sweep(
+    base: Effort, depths: Sequence[int], rollouts: Sequence[int], verifies: bool = True
+) -> Iterator[list[Effort]]:
+    """Every combination, in groups that share their rollouts; with one, only `halt` and `verify` differ.
+
+    Without `verifies` there are no rules to select by.
+    """
     for depth in depths:
         for count in rollouts:
             groups = _GROUPS if count > 1 else (("halt",), ("verify",))
-            for group in groups:
+            for group in (group for group in groups if verifies or group != ("verify",)):
                 values = base.model_dump() | {"steps": depth, "rollouts": count}
                 yield [parse(Effort, values | {"select": select}, "curve") for select in group]
 

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,23 +140,40 @@ def calibrate(probability_N: np.ndarray, right_N: np.ndarray) -> Calibration:
     return Calibration(error, float(((probability_N - right_N) ** 2).mean()), bins)
 
 
+class _Outcomes(NamedTuple):
+    """Answers of all puzzles, and how right they are; memory follows the puzzles, not the steps."""
+
+    answers_NL: np.ndarray
+    exact_N: np.ndarray
+    cells_N: np.ndarray
+    """Share of cells that are right."""
+    chance_N: np.ndarray
+    """Halting probability."""
+    steps_N: np.ndarray
+
+    @staticmethod
+    def empty(answers_NL: np.ndarray) -> "_Outcomes":
+        n = len(answers_NL)
+        return _Outcomes(
+            np.zeros_like(answers_NL), np.zeros(n, bool), np.zeros(n), np.zeros(n), np.zeros(n, int)
+        )
+
+    def put(self, rows: np.ndarray, chosen: np.ndarray, *values: np.ndarray) -> None:
+        """Note the values of the chosen ones among the rows at work."""
+        for column, value in zip(self, values, strict=True):
+            column[rows[chosen]] = value[chosen]
+
+
 @dataclass
 class _Trace:
-    """Outcomes per step and puzzle, [steps, N]; a puzzle that has left keeps its last."""
+    """What a pass over all puzzles shows."""
 
-    exact: np.ndarray
-    cells: np.ndarray
-    chance: np.ndarray
-    stopped_N: np.ndarray
-    stopped_NL: np.ndarray
-    """Answers when they stopped."""
-    last_NL: np.ndarray
-    """Answers after the last step that was run."""
+    stopped: _Outcomes
+    """When the rule for stopping held, or at the end."""
+    last: _Outcomes
+    """After the last step that was run."""
+    per_step: list[float]
     seconds: float
-
-    def at(self, outcomes: np.ndarray, step_N: np.ndarray) -> np.ndarray:
-        """Each puzzle's outcome after so many steps, [N]."""
-        return outcomes[step_N - 1, np.arange(len(step_N))]
 
 
 def evaluate(
@@ -181,24 +198,22 @@ def evaluate(
     finally:
         model.train(trained)
 
-    def figures(step_N: np.ndarray, answers_NL: np.ndarray, timed: bool) -> Figures:
-        """Of the answers that the puzzles had after so many steps each."""
-        pairs = zip(puzzles.tokens_NL, answers_NL, strict=True)
+    def figures(outcomes: _Outcomes, timed: bool) -> Figures:
+        pairs = zip(puzzles.tokens_NL, outcomes.answers_NL, strict=True)
         return Figures(
-            exact=wilson(int(trace.at(trace.exact, step_N).sum()), len(puzzles)),
-            cells=mean_share(trace.at(trace.cells, step_N)),
-            mean_steps=float(step_N.mean()),
+            exact=wilson(int(outcomes.exact_N.sum()), len(puzzles)),
+            cells=mean_share(outcomes.cells_N),
+            mean_steps=float(outcomes.steps_N.mean()),
             puzzles_per_second=len(puzzles) / trace.seconds if timed else None,
             grades=shares([family.grade(*pair) for pair in pairs]) if family is not None else {},
         )
 
-    stopped_N, end_N = trace.stopped_N, np.full(len(puzzles), steps)
     return Report(
         n=len(puzzles),
-        early_stop=figures(stopped_N, trace.stopped_NL, timed=not all_steps),
-        all_steps=figures(end_N, trace.last_NL, timed=True) if all_steps else None,
-        per_step=[float(exact_N.mean()) for exact_N in trace.exact],
-        calibration=calibrate(trace.at(trace.chance, stopped_N), trace.at(trace.exact, stopped_N)),
+        early_stop=figures(trace.stopped, timed=not all_steps),
+        all_steps=figures(trace.last, timed=True) if all_steps else None,
+        per_step=trace.per_step,
+        calibration=calibrate(trace.stopped.chance_N, trace.stopped.exact_N),
     )
 
 
@@ -213,13 +228,13 @@ def _trace(
 ) -> _Trace:
     n, device, chunk = len(puzzles), model.y_init.device, chunk_size(model)
     leave = never if all_steps else when_settled
-    exact = np.zeros((steps, n), bool)
-    cells, chance = np.zeros((steps, n)), np.zeros((steps, n))
-    stopped_N = np.zeros(n, int)
-    stopped_NL, last_NL = np.zeros_like(puzzles.answers_NL), np.zeros_like(puzzles.answers_NL)
+    # Zeros, which add up with what the other processes find out.
+    stopped, last = (_Outcomes.empty(puzzles.answers_NL) for _ in range(2))
+    going_N = np.ones(n, bool)
+    # Right answers of the rows at work in every step, and of those that had left before it.
+    right_S, left_S = np.zeros(steps, int), np.zeros(steps + 1, int)
     start = time.perf_counter()
     for first in range(0, n, chunk)[processes.rank :: processes.count]:
-        stopped_N[first : first + chunk] = steps
         part = puzzles.take(slice(first, first + chunk))
         tokens_BL = torch.from_numpy(part.tokens_NL).long().to(device)
         labels_BL = labels(torch.from_numpy(part.answers_NL).long().to(device))
@@ -228,17 +243,22 @@ def _trace(
             labels_AL = labels_BL[thought.row_A]
             valid_AL = labels_AL != IGNORE
             right_AL = (thought.answer_AL == labels_AL) | ~valid_AL
-            rows = first + thought.row_A.cpu().numpy()
-            at = slice(thought.step - 1, None)  # a row that leaves keeps these outcomes
-            exact[at, rows] = right_AL.all(-1).cpu().numpy()
-            share_A = (right_AL & valid_AL).sum(-1) / valid_AL.sum(-1)
-            cells[at, rows] = share_A.cpu().numpy()
-            chance[at, rows] = thought.halt_A.sigmoid().cpu().numpy()
-            last_NL[rows] = thought.answer_AL.cpu().numpy()
-            going = stopped_N[rows] >= thought.step  # had not stopped before this step
-            stopped_NL[rows[going]] = last_NL[rows[going]]
-            settled = rows[thought.settled_A.cpu().numpy()]
-            stopped_N[settled] = np.minimum(stopped_N[settled], thought.step)
+            rows, done = first + thought.row_A.cpu().numpy(), thought.done_A.cpu().numpy()
+            exact_A = right_AL.all(-1).cpu().numpy()
+            values = (
+                thought.answer_AL.cpu().numpy(),
+                exact_A,
+                ((right_AL & valid_AL).sum(-1) / valid_AL.sum(-1)).cpu().numpy(),
+                thought.halt_A.sigmoid().cpu().numpy(),
+                np.full(len(rows), thought.step),
+            )
+            stops = (thought.settled_A.cpu().numpy() | done) & going_N[rows]
+            stopped.put(rows, stops, *values)
+            going_N[rows[stops]] = False
+            last.put(rows, done, *values)
+            right_S[thought.step - 1] += exact_A.sum()
+            left_S[thought.step] += exact_A[done].sum()
         progress(min(first + chunk, n))
-    processes.add_up_arrays(exact, cells, chance, stopped_N, stopped_NL, last_NL)  # zeros in what is others'
-    return _Trace(exact, cells, chance, stopped_N, stopped_NL, last_NL, time.perf_counter() - start)
+    processes.add_up_arrays(*stopped, *last, right_S, left_S)
+    per_step = ((right_S + left_S[:-1].cumsum()) / n).tolist()
+    return _Trace(stopped, last, per_step, time.perf_counter() - start)

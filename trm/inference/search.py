@@ -23,7 +23,7 @@ Shapes: A branches at work, L cells, N symbols, S = L * N candidates, D width.
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,8 +38,12 @@ from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.problem import Relations
 from trm.puzzles.family import Family
 
-# Branches of one puzzle whose states are kept; one less likely starts anew if it is ever taken up.
+# Branches of one puzzle whose states are kept; one less likely starts anew if it is ever taken up. Where so
+# many of large boards would not fit, fewer are.
 KEPT = 128
+_KEPT_BYTES = 2**30  # of all puzzles at work
+# Branches that wait, of all puzzles at work: each takes some kilobytes.
+_WAITING = 1_000_000
 
 
 # The most that a branch's own conflict counts in its rank, as a logit.
@@ -167,6 +171,7 @@ class _Branch:
     """What is given and ruled out, the state that thinks on from it, and what it says."""
 
     kind_LN: Tensor
+    """Bytes, as many branches may wait."""
     y_SD: Tensor | None
     """None where it starts anew."""
     z_SD: Tensor | None
@@ -210,11 +215,11 @@ class _Row:
     decisions: int = 0
     take_backs: int = 0
 
-    def put(self, branch: _Branch, number: int) -> None:
-        """Let a branch wait for its turn."""
+    def put(self, branch: _Branch, number: int, keep: int) -> None:
+        """Let a branch wait for its turn; at most so many keep their states."""
         heapq.heappush(self.waiting, (branch.rank(), number, branch))
         kept = [entry for entry in self.waiting if entry[2].y_SD is not None]
-        if len(kept) > KEPT:
+        if len(kept) > keep:
             _, _, least = max(kept, key=lambda entry: entry[0])
             least.y_SD = least.z_SD = None
 
@@ -233,7 +238,7 @@ class _Row:
 def search(
     model: Candidates,
     family: Family,
-    tokens_NL: np.ndarray,
+    tokens_NL: Iterable[np.ndarray],
     decisions: int,
     rows: int,
     steps: int | None = None,
@@ -241,9 +246,11 @@ def search(
 ) -> Iterator[tuple[int, Found]]:
     """Search for the answers of puzzles, at most `rows` at a time; yields (index, how it ended).
 
-    A puzzle gets at most `decisions` decisions, and `steps` supervision steps.
+    A puzzle gets at most `decisions` decisions, and `steps` supervision steps. Puzzles are asked for one by
+    one, when there is room for another.
     """
-    work = _Work(model, family, tokens_NL, decisions, rows, steps, policy or Policy())
+    rows = max(1, min(rows, _WAITING // max(1, decisions)))
+    work = _Work(model, family, iter(tokens_NL), decisions, rows, steps, policy or Policy())
     while work.fill():
         yield from work.step()
 
@@ -255,27 +262,32 @@ class _Work:
         self,
         model: Candidates,
         family: Family,
-        tokens_NL: np.ndarray,
+        waiting: Iterator[np.ndarray],
         decisions: int,
         rows: int,
         steps: int | None,
         policy: Policy,
     ):
         self.model, self.family, self.relations = model, family, model.relations
-        self.tokens_NL, self.next = tokens_NL, 0
+        self.waiting, self.room = enumerate(waiting), 0
+        state = 2 * 4 * self.relations.candidates * len(model.y_init)  # bytes
+        self.kept = max(1, min(KEPT, _KEPT_BYTES // (rows * state)))
         self.decisions, self.size, self.steps, self.policy = decisions, rows, steps, policy
         self.device = model.y_init.device
         self.rows: list[_Row] = []
         self.number = itertools.count()
 
     def fill(self) -> bool:
-        """Let waiting puzzles join; whether any row is at work."""
-        first, self.next = self.next, min(len(self.tokens_NL), self.next + self.size - len(self.rows))
-        for puzzle in range(first, self.next):
-            tokens_L = self.tokens_NL[puzzle]
+        """Let waiting puzzles join; whether any row is at work.
+
+        At first there is room for one, and for one more in every step, so that the first answer need not wait
+        for a whole batch of others.
+        """
+        self.room = min(self.size, self.room + 1)
+        for puzzle, tokens_L in itertools.islice(self.waiting, self.room - len(self.rows)):
             tokens_1L = torch.from_numpy(tokens_L).long()[None].to(self.device)
-            kind_1LN = self.model.kinds_of(tokens_1L).unflatten(1, (-1, self.relations.symbols))
-            nothing_L = torch.full_like(tokens_1L[0], -1)
+            kind_1LN = self.model.kinds_of(tokens_1L).unflatten(1, (-1, self.relations.symbols)).byte()
+            nothing_L = torch.full_like(tokens_1L[0], -1, dtype=torch.int16)
             self.rows.append(_Row(puzzle, tokens_L, [_Branch(kind_1LN[0], None, None, nothing_L)]))
         return bool(self.rows)
 
@@ -298,7 +310,7 @@ class _Work:
         fresh = self.model.initial_state(1)
         y_ASD = torch.stack([fresh.y_BSD[0] if each.y_SD is None else each.y_SD for each in branches])
         z_ASD = torch.stack([fresh.z_BSD[0] if each.z_SD is None else each.z_SD for each in branches])
-        kind_ALN = torch.stack([each.kind_LN for each in branches])
+        kind_ALN = torch.stack([each.kind_LN for each in branches]).long()
         before_AL = torch.stack([each.answer_L for each in branches])
         x_ASD = self.model.encode_kinds(kind_ALN.flatten(1))
         state, out = self.model.step(State(y_ASD, z_ASD), x_ASD)
@@ -321,7 +333,7 @@ class _Work:
         for i, (each, values) in enumerate(zip(branches, noted, strict=True)):
             # Copies: a view would keep the whole batch in memory for as long as its branch waits.
             each.y_SD, each.z_SD = state.y_BSD[i].clone(), state.z_BSD[i].clone()
-            each.answer_L = answer_AL[i].clone()
+            each.answer_L = answer_AL[i].to(torch.int16)
             each.moved, each.broken, each.doubts, each.conflict, each.candidate, each.chance, each.halt = (
                 values
             )
@@ -353,7 +365,7 @@ class _Work:
         else:
             left = row.weigh(self.policy.doubt)
             for branch in left:
-                row.put(branch, next(self.number))
+                row.put(branch, next(self.number), self.kept)
         if row.parent is not None or not left:
             if not row.waiting:  # the rules leave nothing
                 return self._ended(row, row.current[0], False)

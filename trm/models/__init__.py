@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from trm.config import ComputeConfig, ModelConfig
-from trm.errors import UserError
+from trm.errors import UserError, first_line
 from trm.models.candidates import Candidates
 from trm.models.hrm import Hrm
 from trm.models.recursive import Output, RecursiveModel, State
@@ -13,7 +14,16 @@ from trm.models.transformer import Transformer
 from trm.models.trm import Trm
 from trm.problem import Problem
 
-__all__ = ["Output", "Problem", "RecursiveModel", "State", "build", "check_weights", "load_weights"]
+__all__ = [
+    "Output",
+    "Problem",
+    "RecursiveModel",
+    "State",
+    "build",
+    "check_weights",
+    "load_weights",
+    "rebuild",
+]
 
 _CLASSES = {"trm": Trm, "candidates": Candidates, "hrm": Hrm, "transformer": Transformer}
 
@@ -22,14 +32,35 @@ def build(config: ModelConfig, problem: Problem, compute: ComputeConfig | None =
     """Build the configured model with fresh weights from torch's global generator.
 
     `compute` says how it computes; UserError where a model of this kind cannot, or the family has no such
-    model.
+    model, or memory does not hold one of its size.
     """
     compute = compute or ComputeConfig()
     try:
         compute.check(config)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return _CLASSES[config.kind](config, problem, compute)
+    try:
+        return _CLASSES[config.kind](config, problem, compute)
+    except (MemoryError, RuntimeError) as error:
+        raise UserError(f"no model of this size can be made here: {first_line(error)}") from None
+
+
+def rebuild(
+    config: ModelConfig,
+    problem: Problem,
+    weights: Mapping[str, Tensor],
+    where: str,
+    compute: ComputeConfig | None = None,
+) -> RecursiveModel:
+    """`build`, then `load_weights`; the weights are checked first, by a model that takes no memory.
+
+    A configuration may claim any size, and so no model is made that is larger than its weights.
+    """
+    with torch.device("meta"):
+        check_weights(build(config, problem), weights, where)
+    model = build(config, problem, compute)
+    model.load_state_dict(dict(weights))
+    return model
 
 
 def load_weights(model: RecursiveModel, weights: Mapping[str, Tensor], where: str) -> None:

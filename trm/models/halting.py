@@ -43,7 +43,9 @@ class EveryPosition(Linear):
     def __init__(self, width: int, positions: int):
         super().__init__(width, 2)
         nn.init.zeros_(self.weight)
-        log_p = F.logsigmoid(torch.tensor(_FIRST_LOGIT, dtype=torch.float64)) / positions
+        # A number, wherever the model is made.
+        first = torch.tensor(_FIRST_LOGIT, dtype=torch.float64, device="cpu")
+        log_p = F.logsigmoid(first) / positions
         nn.init.constant_(self.bias, (log_p - torch.log(-torch.expm1(log_p))).item())
 
     def forward(self, input: Tensor) -> Tensor:

@@ -87,7 +87,9 @@ class CandidateBlock(nn.Module):
 
 def group_numbers(relations: Relations) -> Tensor:
     """Which set of each relation every candidate is in, numbered from 0, int32 [R, S]."""
-    place = torch.arange(relations.candidates).view(relations.shape)
+    place = torch.arange(relations.candidates, device="cpu").view(
+        relations.shape
+    )  # numbers are computed here
     groups_R = []
     for _, axes in relations.members:
         first = place.amin(axes, keepdim=True).expand(relations.shape).flatten()

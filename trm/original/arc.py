@@ -15,7 +15,6 @@ only their demonstrations are in the split `train`. TRM's builder also keeps the
 Shapes: N rows, L tokens, M tasks, P puzzle ids.
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -30,7 +29,6 @@ from trm.puzzles.arc.variants import Variants
 from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
 
-_IDENTIFIERS, _BLANK = "identifiers.json", "<blank>"
 _VARIANT = re.compile(r"(.+)(\|\|\||_)t([0-7])\2(0[1-9]{9})", re.DOTALL)
 
 
@@ -41,12 +39,11 @@ def variants(folder: Path) -> Variants:
         UserError: `identifiers.json` is missing or damaged, or the variants of a task do not lie together
             with the task itself first, as the builders write them.
     """
-    path = folder / _IDENTIFIERS
-    names = _load_names(path)
+    path, names = folder / folders.IDENTIFIERS, folders.identifiers(folder)
     # Several data sets may share one range of ids: then the first ones have no name here.
-    start = next((i for i, name in enumerate(names) if name != _BLANK), len(names))
+    start = next((i for i, name in enumerate(names) if name != folders.BLANK), len(names))
     if not 1 <= start < len(names):
-        raise UserError(f"{path} names no ARC tasks after the id 0, {_BLANK}: build the folder again")
+        raise UserError(f"{path} names no ARC tasks after the id 0, {folders.BLANK}: build the folder again")
     dihedral_P = np.zeros(len(names), np.uint8)
     colours_PC = np.tile(np.arange(COLOURS, dtype=np.uint8), (len(names), 1))
     tasks: dict[str, int] = {}  # in the order of their ids, with the first of them
@@ -125,27 +122,13 @@ def seen(folder: Path, train: Puzzles, table: Variants, family: Family) -> Seen:
     return Seen(frozenset(table.names[i] for i in whole)) | Seen.of((), pairs)
 
 
-def _load_names(path: Path) -> list[str]:
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; it says what the puzzle ids of the folder stand for"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; build the folder again") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path} must be a list of names: build the folder again")
-    return names
-
-
 def _task_of(puzzle_N: np.ndarray, table: Variants) -> np.ndarray:
     """Index of the task of every id, int64 [N]; UserError for an id without a name."""
     low, high = (int(bound) for bound in (puzzle_N.min(), puzzle_N.max()))
     if low < table.first_N[0] or high >= len(table):
         raise UserError(
-            f"the rows have puzzle ids from {low} to {high}, but {_IDENTIFIERS} names {table.first_N[0]} to "
-            f"{len(table) - 1}: build the folder again"
+            f"the rows have puzzle ids from {low} to {high}, but {folders.IDENTIFIERS} names "
+            f"{table.first_N[0]} to {len(table) - 1}: build the folder again"
         )
     return np.searchsorted(table.first_N, puzzle_N, side="right") - 1
 

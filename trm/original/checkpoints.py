@@ -6,17 +6,21 @@ not among them: sizes are in `dataset.json` of the data folder. `describe` trans
 `rename` and `to_original` the weights; no tensor changes its shape or layout.
 """
 
+import mmap
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from trm.config import ComputeConfig, LossConfig, ModelConfig, SupervisionConfig, parse
+from trm.config import ComputeConfig, Config, LossConfig, ModelConfig, SupervisionConfig, parse
 from trm.errors import UserError, first_line
-from trm.models import Problem, RecursiveModel, build, load_weights
+from trm.files import check_archive
+from trm.models import Problem, RecursiveModel, rebuild
 from trm.original import folders
 
 _WRAPPERS = re.compile(r"^(_orig_mod\.|model\.|module\.)+")
@@ -47,7 +51,22 @@ _SIZES = ("vocab_size", "seq_len", "num_puzzle_identifiers")
 _REQUIRED = {"hidden_size", "num_heads", "expansion", "vocab_size", "seq_len", "halt_max_steps"}
 # What torch.compile and the loss wrapper put before every name: the original's loader looks for it.
 COMPILED = "_orig_mod.model."
-_LOSSES = {"stablemax_cross_entropy": "stablemax64", "softmax_cross_entropy": "softmax"}
+LOSSES = {"stablemax_cross_entropy": "stablemax64", "softmax_cross_entropy": "softmax"}
+
+
+_WHERE = "the original's configuration"
+
+
+class _Numbers(Config):
+    """Those fields that are computed with before a configuration of ours checks what comes of them."""
+
+    hidden_size: int = Field(1, gt=0, le=2**16)
+    num_heads: int = Field(1, gt=0, le=2**16)
+    puzzle_emb_ndim: int = Field(0, ge=0, le=2**28)
+    puzzle_emb_len: int = Field(0, ge=0, le=2**12)
+    vocab_size: int = Field(1, gt=0, le=2**16)
+    seq_len: int = Field(1, gt=0, le=2**16)
+    num_puzzle_identifiers: int = Field(1, gt=0, le=2**31)
 
 
 class Original(NamedTuple):
@@ -67,6 +86,8 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
     """
     known = dict(config)
     take = known.pop
+    sizes = parse(_Numbers, {name: known[name] for name in _Numbers.model_fields if name in known}, _WHERE)
+    known |= sizes.model_dump(exclude_unset=True)
     if missing := _REQUIRED - known.keys():
         hint = (
             "; sizes are in the data folder's dataset.json: give the folder too"
@@ -118,18 +139,18 @@ def describe(config: Mapping[str, Any], names: set[str]) -> Original:
         raise UserError("causal attention of the original is not supported")
     if take("rms_norm_eps", 1e-5) != 1e-5 or take("rope_theta", 10_000.0) != 10_000.0:
         raise UserError("only rms_norm_eps 1e-5 and rope_theta 10000 of the original are supported")
-    loss_type = (take("loss", None) or {}).get("loss_type", "stablemax_cross_entropy")
-    if loss_type not in _LOSSES:
-        raise UserError(f"the original's loss {loss_type!r} is unknown; known: {', '.join(_LOSSES)}")
+    loss = take("loss", None) or {}
+    loss_type = loss.get("loss_type", "stablemax_cross_entropy") if isinstance(loss, Mapping) else loss
+    if not isinstance(loss_type, str) or loss_type not in LOSSES:
+        raise UserError(f"the original's loss {loss_type!r} is unknown; known: {', '.join(LOSSES)}")
     if unknown := known.keys() - _IGNORED:
         raise UserError(f"the original's configuration has unknown fields: {', '.join(sorted(unknown))}")
-    where = "the original's configuration"
     return Original(
-        parse(ModelConfig, model, where),
+        parse(ModelConfig, model, _WHERE),
         problem,
-        parse(SupervisionConfig, supervision, where),
-        parse(LossConfig, {"tokens": _LOSSES[loss_type]}, where),
-        parse(ComputeConfig, compute, where),
+        parse(SupervisionConfig, supervision, _WHERE),
+        parse(LossConfig, {"tokens": LOSSES[loss_type]}, _WHERE),
+        parse(ComputeConfig, compute, _WHERE),
     )
 
 
@@ -180,7 +201,13 @@ def strip(name: str) -> str:
 def load_pt(path: Path) -> dict[str, Tensor]:
     """Read a `.pt` checkpoint of the original, tensors only; anything else in it is a UserError."""
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check_archive(file)
+            # Of what torch's reader for tensors still makes, this alone fills memory from a few bytes.
+            if mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(b"bytearray") >= 0:
+                raise ValueError("it asks for a bytearray")
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+            most = file.seek(0, os.SEEK_END)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
     except Exception as error:  # a damaged file makes torch fail in a dozen ways
@@ -191,6 +218,12 @@ def load_pt(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
         raise UserError(f"{path} holds something other than named tensors: not a state dict")
+    plain = (
+        each.layout == torch.strided and each.device.type == "cpu" and not each.is_quantized
+        for each in weights.values()
+    )
+    if not all(plain) or sum(each.nbytes for each in weights.values()) > most:
+        raise UserError(f"{path} claims tensors that it does not hold: it is damaged, and was not loaded")
     return {strip(name): value for name, value in weights.items()}
 
 
@@ -210,14 +243,12 @@ def build_original(
         config = folders.sizes(Path(data))._asdict() | dict(config)
     weights = {strip(name): value for name, value in weights.items()}
     original = describe(config, set(weights))
-    model = build(original.model, original.problem, original.compute)
     ours = rename(weights)
     if original.model.single_latent:  # its only latent is our y
         ours = {"y_init" if name == "z_init" else name: value for name, value in ours.items()}
-    if model.z_init.numel() == 0:
-        ours["z_init"] = model.z_init
-    load_weights(model, ours, "the original's checkpoint")
-    return model
+    if original.model.single_latent or original.model.kind == "transformer":
+        ours["z_init"] = torch.empty(0)
+    return rebuild(original.model, original.problem, ours, "the original's checkpoint", original.compute)
 
 
 def _our_name(name: str) -> str:

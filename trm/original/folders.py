@@ -28,17 +28,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
 from trm.config import Config, parse
 from trm.errors import UserError, first_line
-from trm.files import full_disk_is_a_user_error, new_folder, write_atomic
+from trm.files import LISTING, full_disk_is_a_user_error, new_folder, read_json, write_atomic
+from trm.puzzles.arc.readers import TEST_PUZZLES
 from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
 
+IDENTIFIERS, BLANK = "identifiers.json", "<blank>"
 _ABOUT = "dataset.json"
 _SET = "all"
 # Elements that are looked at in one go: 32 MiB of the widest integers.
@@ -96,6 +98,15 @@ def sizes(path: Path) -> Sizes:
     return Sizes(about.vocab_size, about.seq_len, about.num_puzzle_identifiers)
 
 
+def identifiers(folder: Path) -> list[str]:
+    """Names of the puzzle ids of a data folder; UserError if the file is missing or damaged."""
+    path = folder / IDENTIFIERS
+    names = read_json(path, "it says what the puzzle ids of the folder stand for", LISTING)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} must be a list of names: build the folder again")
+    return names
+
+
 def read(folder: Path, split: str, family: Family) -> Puzzles:
     """The examples of a split: the sets one after the other, each in the order of its files.
 
@@ -109,20 +120,7 @@ def read(folder: Path, split: str, family: Family) -> Puzzles:
     """
     about = _read_about(folder, split, family)
     parts = [_read_set(folder / split, name, about) for name in about.sets]
-    if len(parts) == 1:
-        return parts[0]
-    groups, count = [], 0
-    for part in parts:
-        assert part.group_N is not None  # see `_read_set`
-        groups.append(part.group_N + count)
-        count += int(part.group_N[-1]) + 1
-    return Puzzles(
-        np.concatenate([part.tokens_NL for part in parts]),
-        np.concatenate([part.answers_NL for part in parts]),
-        np.concatenate([part.puzzle_N for part in parts]),
-        np.concatenate([part.rating_N for part in parts]),
-        np.concatenate(groups),
-    )
+    return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 def write(
@@ -130,7 +128,8 @@ def write(
     splits: Mapping[str, Puzzles],
     family: Family,
     groups: Mapping[str, np.ndarray] | None = None,
-    identifiers: Sequence[str] = ("<blank>",),
+    identifiers: Sequence[str] = (BLANK,),
+    test_puzzles: Mapping[str, Any] | None = None,
 ) -> None:
     """Write puzzles as a data folder of the original, which appears as a whole or not at all.
 
@@ -144,6 +143,7 @@ def write(
         groups: for any of the splits the first puzzle of every group, then M; integers [G + 1].
             Default: every puzzle is a group.
         identifiers: names of the puzzle ids, one for each id in use; the first is that of id 0.
+        test_puzzles: the ARC tasks to be predicted, by name, as they were published.
 
     Raises UserError if the folder holds something already, if the puzzles do not fit the family, the
     identifiers or the groups, or if the disk is full.
@@ -161,7 +161,9 @@ def write(
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".draft"))
         try:
-            write_atomic(draft / "identifiers.json", json.dumps(list(identifiers)))
+            write_atomic(draft / IDENTIFIERS, json.dumps(list(identifiers)))
+            if test_puzzles is not None:
+                write_atomic(draft / TEST_PUZZLES, json.dumps(test_puzzles))
             for split, puzzles in splits.items():  # each syncs the draft as well, the last one all of it
                 with new_folder(draft / split) as inside:
                     _write_split(inside, puzzles, family, groups.get(split), len(identifiers))
@@ -170,6 +172,95 @@ def write(
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
+
+
+class Merged(NamedTuple):
+    """Several data folders as one, ready to be written."""
+
+    splits: dict[str, Puzzles]
+    groups: dict[str, np.ndarray]
+    """By split: the first puzzle of every group, then M; integers [G + 1]."""
+    identifiers: list[str]
+    test_puzzles: dict[str, Any] | None
+
+
+def merge(given: Sequence[Path], family: Family) -> Merged:
+    """The rows of several data folders one after the other, for each of their splits.
+
+    The original's training takes a list of folders and looks their ids up in one table. So an id must have
+    the same name wherever it has one: build the second folder with its ids after those of the first.
+
+    Raises UserError where an id has two names, a task two forms, or a folder is damaged.
+    """
+    names: list[str] = []
+    homes: list[Path] = []
+    tests: dict[str, Any] | None = None
+    for folder in given:
+        for index, name in enumerate(_names(folder)):
+            if index == len(names):
+                names.append(name)
+                homes.append(folder)
+            elif names[index] == BLANK:
+                names[index], homes[index] = name, folder
+            elif name not in (BLANK, names[index]):
+                raise UserError(
+                    f"the puzzle id {index} is {names[index][:40]!r} in {homes[index]}, but {name[:40]!r} in "
+                    f"{folder}: build that folder with ids that begin after those of the first "
+                    "(--puzzle-identifiers-start)"
+                )
+        for name, task in _test_puzzles(folder).items():
+            tests = {} if tests is None else tests
+            if tests.setdefault(name, task) != task:
+                raise UserError(
+                    f"{folder / TEST_PUZZLES}: the task {name} is another one in a folder before it"
+                )
+    splits_: dict[str, Puzzles] = {}
+    groups: dict[str, np.ndarray] = {}
+    for split in sorted({split for folder in given for split in splits(folder)}):
+        parts = [read(folder, split, family) for folder in given if split in splits(folder)]
+        splits_[split] = parts[0] if len(parts) == 1 else _joined(parts)
+        groups[split] = _first_puzzles(splits_[split])
+    return Merged(splits_, groups, names, tests)
+
+
+def _joined(parts: Sequence[Puzzles]) -> Puzzles:
+    groups, count = [], 0
+    for part in parts:
+        assert part.group_N is not None  # see `_read_set`
+        groups.append(part.group_N + count)
+        count += int(part.group_N[-1]) + 1
+    return Puzzles(
+        np.concatenate([part.tokens_NL for part in parts]),
+        np.concatenate([part.answers_NL for part in parts]),
+        np.concatenate([part.puzzle_N for part in parts]),
+        np.concatenate([part.rating_N for part in parts]),
+        np.concatenate(groups),
+    )
+
+
+def _first_puzzles(puzzles: Puzzles) -> np.ndarray:
+    """The first puzzle of every group, then M: integers [G + 1]."""
+    assert puzzles.group_N is not None
+    first_M = first_examples(puzzles.puzzle_N)[:-1]
+    group_M = puzzles.group_N[first_M]
+    return np.concatenate([[0], np.flatnonzero(np.diff(group_M)) + 1, [len(group_M)]])
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of the ids; where nothing is named (HRM's early builders), all of them are blank."""
+    if (folder / IDENTIFIERS).exists():
+        return identifiers(folder)
+    return [BLANK] * sizes(folder).num_puzzle_identifiers
+
+
+def _test_puzzles(folder: Path) -> dict[str, Any]:
+    path = folder / TEST_PUZZLES
+    if not path.exists():
+        return {}
+    try:
+        return dict(read_json(path, "build the folder again", LISTING))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}; build the folder again") from None
 
 
 # Reading
@@ -195,17 +286,13 @@ def _read_about(folder: Path, split: str, family: Family) -> _About:
     for name in about.sets:
         if not _is_plain(name):
             raise UserError(f"{path}: {name!r} is no name of a set; use letters, digits and _")
+    if len(set(about.sets)) < len(about.sets):
+        raise UserError(f"{path} names a set twice: build the folder again")
     return about
 
 
 def _parse_about(path: Path) -> _About:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; build the folder again") from None
-    return parse(_About, values, str(path))
+    return parse(_About, read_json(path, "build the folder again"), str(path))
 
 
 def _read_set(inside: Path, name: str, about: _About) -> Puzzles:
@@ -316,14 +403,14 @@ def _check_split(split: str, puzzles: Puzzles, family: Family, group_G1: np.ndar
     if group_G1 is not None:
         # The original draws one puzzle of every group, and fails where there is none.
         _check_bounds(
-            group_G1, len(_first_examples(puzzles.puzzle_N)) - 1, f"groups of {split!r}", strictly=True
+            group_G1, len(first_examples(puzzles.puzzle_N)) - 1, f"groups of {split!r}", strictly=True
         )
 
 
 def _write_split(
     inside: Path, puzzles: Puzzles, family: Family, group_G1: np.ndarray | None, ids: int
 ) -> None:
-    first_M1 = _first_examples(puzzles.puzzle_N)
+    first_M1 = first_examples(puzzles.puzzle_N)
     M = len(first_M1) - 1
     group_G1 = np.arange(M + 1) if group_G1 is None else group_G1
     for field, array in {
@@ -349,7 +436,7 @@ def _write_split(
     write_atomic(inside / _ABOUT, json.dumps(about))
 
 
-def _first_examples(puzzle_N: np.ndarray) -> np.ndarray:
+def first_examples(puzzle_N: np.ndarray) -> np.ndarray:
     """The first example of every puzzle, then N: integers [M + 1]."""
     goes_on = (puzzle_N[1:] == puzzle_N[:-1]) & (puzzle_N[1:] != 0)
     return np.concatenate([[0], np.flatnonzero(~goes_on) + 1, [len(puzzle_N)]])

@@ -37,7 +37,7 @@ def _of_its_class(values: Any) -> Any:
     if isinstance(values, FamilyConfig):
         return values
     name = values.get("name") if isinstance(values, dict) else None
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"needs a name, one of {', '.join(FAMILIES)}")
     return config_classes()[name].model_validate(values)
 

@@ -8,8 +8,8 @@ Shapes: N puzzles, L tokens, B batch, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -69,6 +69,8 @@ class Family(ABC, Generic[C, G]):
     """A puzzle id stands for a named puzzle under a variant; weights carry the table that says which."""
     commands: str = ""
     """The group of commands that solves and evaluates this family, where it needs ways of its own."""
+    comment: str = "#"
+    """What a line begins with that is a remark; empty where a row of a puzzle may begin with it."""
     board: tuple[int, int] | None = None
     """Rows and columns of the cells, where they lie on a board."""
     relations: Relations | None = None
@@ -98,9 +100,22 @@ class Family(ABC, Generic[C, G]):
     ) -> "RenderableType":
         """The answer as a picture for the terminal: clues, guesses, and what changed since `previous`."""
 
+    def written(self, rows: Sequence[Sequence[Any]]) -> str:
+        """The text for `parse` of a board that is given as rows of cells, such as numbers or characters."""
+        between = " " if any(len(str(cell)) > 1 for row in rows for cell in row) else ""
+        return "\n".join(between.join(map(str, row)) for row in rows)
+
     def resized(self, text: str) -> FamilyConfig | None:
         """Boards of this family in the size of a puzzle in a text; None where it shows no such board."""
         return None
+
+    def misfit(self, text: str) -> str:
+        """What keeps a text from being a puzzle of this family, in one of the sizes that `resized` knows."""
+        try:
+            self.parse(text)
+        except UserError as error:
+            return str(error)
+        return ""
 
     # Rules.
 
@@ -108,8 +123,22 @@ class Family(ABC, Generic[C, G]):
         """Raise UserError if the puzzle has no solution, or more than one where there should be one."""
 
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
-        """Whether the answer solves the puzzle; None where the rules cannot tell. Never raises."""
-        return None
+        """Whether the answer solves the puzzle; None where the rules cannot tell. Never raises.
+
+        By default: False where the answer lacks a cell that the puzzle has, or has one more.
+        """
+        filled = np.array_equal(np.asarray(tokens_L) == 0, np.asarray(answer_L) == 0)
+        return False if self.same_cells and not filled else None
+
+    @property
+    def verifies(self) -> bool:
+        """Whether `verify` knows something of answers; by default, where a family has its own."""
+        return type(self).verify is not Family.verify
+
+    @property
+    def solves(self) -> bool:
+        """Whether there is an exact solver."""
+        return type(self).solve_exactly is not Family.solve_exactly
 
     def grade(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> dict[str, bool]:
         """What evaluation reports beside "every cell is right", by name; the same names for every puzzle."""

@@ -1,8 +1,8 @@
 """Puzzles as arrays, and the CSV schema of the public data sets: `source,question,answer,rating`.
 
-Only `question` and `answer` are needed; a column `puzzle` holds puzzle ids. Reading checks every row
-against the family and names the line of the first fault, so that a broken file never becomes a strange
-accuracy.
+Only `question` and `answer` are needed; a column `puzzle` holds puzzle ids. Files are read in every form that
+`records` knows. Reading checks every row against the family and names the line of the first fault, so that a
+broken file never becomes a strange accuracy.
 
 Shapes: N puzzles, L tokens.
 """
@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 from trm.errors import UserError
 from trm.files import write_atomic
 from trm.puzzles.family import Family
+from trm.puzzles.records import as_text, records
 
 
 @dataclass(frozen=True)
@@ -68,59 +68,21 @@ def from_arrays(
     return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), puzzles, ratings)
 
 
-def csv_rows(lines: Iterable[str], name: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a CSV text: the place of each, for messages, and its fields by column. Blank lines are none.
-
-    UserError names the line of a missing column, a torn row, or what is not CSV.
-    """
-    reader = csv.reader(lines, strict=True)
-    try:
-        header = [column.strip() for column in next(reader, [])]
-        for column in needed:
-            if column not in header:
-                there = ", ".join(header)[:80] or "an empty file"
-                raise UserError(
-                    f"{name}, line 1: no column {column!r} ({there}); name the columns: {','.join(needed)}"
-                )
-        last = reader.line_num  # a quoted field may hold line breaks: name the line where its row starts
-        for fields in reader:
-            place, last = f"{name}, line {last + 1}", reader.line_num
-            if fields and len(fields) != len(header):
-                raise UserError(
-                    f"{place}: {len(fields)} fields where the first line has {len(header)}; "
-                    "check the commas and quotes"
-                )
-            if fields:
-                yield place, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: not CSV: {error}; correct the line") from None
-
-
-def csv_file(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """`csv_rows` of a file; UserError also where it cannot be read, or is no text."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv_rows(file, str(path), needed)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a UTF-8 text file: {error.reason}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
 def read_csv(path: Path, family: Family, limit: int | None = None) -> Puzzles:
     """Read puzzles of a family; UserError names the line of a missing column or a broken row."""
     tokens, answers, ratings, puzzles = [], [], [], []
-    for place, fields in itertools.islice(csv_file(path, ("question", "answer")), limit):
+    for place, fields in itertools.islice(records(path), limit):
+        question, answer = (as_text(place, fields[name]) for name in ("question", "answer"))
         try:
-            tokens.append(family.parse(fields["question"]))
-            answers.append(family.parse(fields["answer"]))
+            tokens.append(family.parse(question))
+            answers.append(family.parse(answer))
             ratings.append(np.int32(fields.get("rating") or 0))
             puzzles.append(np.int32(fields.get("puzzle") or 0))
             if puzzles[-1] < 0:
                 raise UserError(f"the puzzle id {puzzles[-1]} is negative")
             if family.verify(tokens[-1], answers[-1]) is False:
                 raise UserError("the answer does not solve the question")
-        except (UserError, ValueError, OverflowError) as error:
+        except (UserError, ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{place}: {error}") from None
     if not tokens:
         raise UserError(f"{path} holds no puzzles")

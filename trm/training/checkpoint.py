@@ -9,11 +9,13 @@ refused.
 A checkpoint is for going on with one's own run. Weights to share are a folder of `pretrained`.
 """
 
+import io
 import json
 import pickle
+import pickletools
 import re
 import warnings
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import StorageMeta
 
 from trm.errors import UserError, first_line
-from trm.files import full_disk_is_a_user_error, new_folder, remove_drafts, remove_folder, sha256
+from trm.files import (
+    check_archive,
+    full_disk_is_a_user_error,
+    new_folder,
+    read_json,
+    remove_drafts,
+    remove_folder,
+    sha256,
+)
 
 _MANIFEST = "manifest.json"
 
@@ -80,20 +90,29 @@ def load(folder: Path, state: dict[str, Any]) -> int:
     path = checkpoint_path(folder, saved[-1])
     remedy = f"delete {path} to go on from step {saved[-2]}" if len(saved) > 1 else "start the run again"
     try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        damaged = [name for name, mark in manifest.items() if _fingerprint(path / name) != mark]
-    except (OSError, ValueError) as error:
+        manifest = read_json(path / _MANIFEST)
+        files = {each.name: each for each in path.iterdir() if each.is_file()}
+        if not isinstance(manifest, dict) or ".metadata" not in manifest:
+            raise UserError(f"{_MANIFEST} lists no files")
+        damaged = [
+            name for name, mark in manifest.items() if name not in files or _fingerprint(files[name]) != mark
+        ]
+    except (OSError, UserError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error}); {remedy}") from None
     if damaged:
         raise UserError(f"checkpoint {path} is damaged (file {damaged[0]} was changed or cut); {remedy}")
     try:
-        _read_index(path)
+        _check_parts(path, _read_index(path), manifest.keys())
         with _one_process():
             dcp.load(state, storage_reader=_reader(path), no_dist=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} holds more than tensors and was not loaded: {error}") from None
-    except CheckpointException as error:
-        reason = first_line(next(iter(error.failures.values()))[0])
+    except (
+        Exception,
+        CheckpointException,
+    ) as error:  # the library fails in many ways at what does not fit, or is damaged
+        failures = error.failures if isinstance(error, CheckpointException) else {0: (error, None)}
+        reason = first_line(next(iter(failures.values()))[0])
         raise UserError(
             f"checkpoint {path} does not fit this run ({reason}): config.yaml describes another model or "
             "optimizer; restore it, or train into a new folder"
@@ -139,8 +158,22 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def _read_index(path: Path) -> Any:
-    with (path / ".metadata").open("rb") as file:
-        return _TensorsOnly(file).load()
+    index = (path / ".metadata").read_bytes()
+    # A few bytes of a pickle may claim any length, and memory is taken before there is anything to read.
+    for step, number, _ in pickletools.genops(index):
+        if step.name.endswith("PUT") and int(number or 0) > len(index):
+            raise ValueError("its index is damaged")
+    return _TensorsOnly(io.BytesIO(index)).load()
+
+
+def _check_parts(path: Path, index: Any, files: Collection[str]) -> None:
+    """Raise ValueError for tensors that are said to be anywhere but in these files, or are compressed."""
+    for part in index.storage_data.values():
+        if part.relative_path not in files:
+            raise ValueError(f"its index names {str(part.relative_path)[:40]!r}, which is none of its files")
+        with (path / part.relative_path).open("rb") as file:
+            file.seek(part.offset)
+            check_archive(io.BytesIO(file.read(part.length)))
 
 
 def _reader(path: Path) -> Any:

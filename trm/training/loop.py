@@ -17,6 +17,8 @@ A run is a folder:
     seen.json         what the weights have seen of ARC, those that the run started from included
     best/, last/      weights to use (see `pretrained`): best on validation, and newest
     tensorboard/      the same figures, if TensorBoard is installed
+    logged-as.json    what loggers outside the folder call the run
+    run.lock          held by the process that trains
 """
 
 import json
@@ -25,11 +27,13 @@ import signal
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
@@ -40,23 +44,34 @@ from trm import device, pretrained, processes
 from trm.config import ComputeConfig, dump_config, parse
 from trm.data import sources
 from trm.data.batches import Batches
-from trm.errors import UserError, first_line
-from trm.files import drafts, full_disk_is_a_user_error, locked, remove_drafts, write_atomic
+from trm.errors import UserError
+from trm.files import (
+    drafts,
+    full_disk_is_a_user_error,
+    git_commit,
+    held,
+    read_json,
+    remove_drafts,
+    write_atomic,
+)
 from trm.inference.evaluate import Report, evaluate
+from trm.inference.picture import refinements
 from trm.models import RecursiveModel, build
 from trm.processes import Processes
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
-from trm.recipe import RunConfig, load_config, located
-from trm.terminal import bar
+from trm.recipe import RunConfig, absent, load_config, located
+from trm.terminal import bar, pixels
 from trm.training import checkpoint, loggers
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
+from trm.training.history import LOCK
 from trm.training.loggers import Loggers
-from trm.training.optim import Ema, Optimizer
+from trm.training.optim import Ema, Optimizer, learning_rate_factor
 from trm.training.step import TrainingStep
 
 _SEEN, _DATA = "seen.json", "data.json"
+_PICTURED = 3  # puzzles of the pictures that loggers show
 # What a run writes into its folder: nothing else there is touched.
 _FILES = ("config.yaml", _SEEN, _DATA, "metrics.jsonl", "data", "best", "last")
 
@@ -70,6 +85,9 @@ class Outcome:
     finished: bool
     signal: int | None
     best: float
+    """Best exact accuracy on validation; negative where nothing was validated."""
+    start: int = 0
+    """Step from which it trained."""
     speaks: bool = True
     """Whether this is the process to say so, where several train together."""
 
@@ -80,63 +98,68 @@ def train(
     stop_after: int | None = None,
     compute: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    steps: int | None = None,
 ) -> Outcome:
-    """Train from a configuration into a new folder, or go on with the run in `folder` (config None).
+    """Train from a configuration into a new folder, or resume the run in `folder` (config None).
 
-    `stop_after` ends this call once that many steps of the run are done; the run can go on later. The same
-    happens on SIGINT and SIGTERM. `compute` changes options of that section: a run that goes on may be on
-    another machine. What this one cannot do, a run does without, and says so. A new run that torchrun starts
-    again, as a process had died, goes on. Raises UserError for anything the user can put right; the last
-    checkpoint stays good.
+    `steps` is a new length for a run that is resumed, finished or not. `stop_after` ends this call once that
+    many steps of the run are done; the run can be resumed later. The same happens on SIGINT and SIGTERM.
+    `compute` changes options of that section: a run that is resumed may be on another machine. What this one
+    cannot do, a run does without, and says so. A new run that torchrun starts again, as a process had died,
+    is resumed. Raises UserError for anything the user can put right; the last checkpoint stays good.
     """
     console = console or Console(quiet=True)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
         resume = config is None or (processes.restarted() and (folder / "config.yaml").exists())
         if config is None or resume:
             config = _reopen(folder)
+        chosen = config.compute
         if compute:
             values = config.model_dump()
-            config = parse(RunConfig, values | {"compute": values["compute"] | dict(compute)}, "options")
+            values["compute"] |= compute
+            chosen = parse(RunConfig, values, "options").compute
         loggers.check(config.train.loggers)
-        settled, changes = device.pick(config.compute, fall_back=resume and "device" not in (compute or {}))
-        with processes.joined(settled.device) as group:
+        settled, changes = device.pick(chosen, fall_back=resume and "device" not in (compute or {}))
+        with processes.joined(settled.device) as group, ExitStack() as holding:
             if not group.first:
                 console = Console(quiet=True)
             if changes:
                 console.print(f"computing {', '.join(changes)}")
-            with locked(folder) if group.first else nullcontext():
-                return _train(config, settled, folder, resume, stop_after, console, group)
-
-
-def _train(
-    config: RunConfig,
-    settled: ComputeConfig,
-    folder: Path,
-    resume: bool,
-    stop_after: int | None,
-    console: Console,
-    group: Processes,
-) -> Outcome:
-    """Train in a folder that is ours, as one of a group of processes."""
-    with group.first_ahead():
-        run = _prepare(config, settled, folder, resume, console, group)
-    if resume:
-        run.restore()
-    run.begin_alike()
-    with (
-        _signals(group.first) as caught,
-        Loggers(config.train.loggers, folder, run.step, console.print, silent=not group.first) as metrics,
-    ):
-        number = _loop(run, metrics, caught, stop_after, console)
-    return Outcome(folder, run.step, run.step >= config.train.steps, number or None, run.best[0], group.first)
+            with group.first_ahead():
+                if group.first:
+                    if not resume:
+                        _check_new(folder)  # before anything is put there
+                    holding.enter_context(_alone(folder))
+                if resume and steps is not None:
+                    config = _longer(config, folder, steps, console)
+                run = _prepare(config, chosen, settled, folder, resume, console, group)
+            if resume:
+                run.restore()
+            run.begin_alike()
+            group.by_first(lambda: _lay_out(run, config if not resume or steps is not None else None))
+            say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+            with (
+                _signals(group.first) as caught,
+                Loggers(config.train.loggers, folder, run.step, say, silent=not group.first) as metrics,
+            ):
+                start = run.step
+                number = _loop(run, metrics, caught, stop_after, console)
+    finished = run.step >= config.train.steps
+    return Outcome(folder, run.step, finished, number or None, run.best[0], start, group.first)
 
 
 def _prepare(
-    config: RunConfig, settled: ComputeConfig, folder: Path, resume: bool, console: Console, group: Processes
+    config: RunConfig,
+    chosen: ComputeConfig,
+    settled: ComputeConfig,
+    folder: Path,
+    resume: bool,
+    console: Console,
+    group: Processes,
 ) -> "_Run":
-    """A run at its beginning: its folder laid out, its data there, its model built."""
+    """A run at its beginning: its data there, its model built; `chosen` is how it was asked to compute."""
     if group.first and not resume:
-        _check_new(folder)
+        _check_new(folder)  # once more: another may have had it until now
     if group.first:
         checkpoint.tidy(folder / "checkpoints")
     family, generator = config.family.build(), config.data.generator()
@@ -155,16 +178,20 @@ def _prepare(
         if group.first:
             remove_drafts(folder, *_FILES)
         _check_data(folder, data)
-    run = _Run(config, settled, family, data, folder, group)
+    run = _Run(config.model_copy(update={"compute": chosen}), settled, family, data, folder, group)
     if group.first:
         remove_drafts(folder, *_FILES)  # of a new run only now, as all checks have passed
         if not begun:
             write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
-        if not resume:
-            write_atomic(folder / "config.yaml", dump_config(located(config, folder)))
-        if run.seen is not None:  # before anything is learned: no later state may lack it
-            run.seen.save(folder / _SEEN)
     return run
+
+
+def _lay_out(run: "_Run", config: RunConfig | None) -> None:
+    """Write what a run keeps of itself: how it was asked for, where that is new, and what it has seen."""
+    if config is not None:
+        write_atomic(run.folder / "config.yaml", dump_config(located(config, run.folder)))
+    if run.seen is not None:  # before anything is learned: no later state may lack it
+        run.seen.save(run.folder / _SEEN)
 
 
 def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> int:
@@ -189,6 +216,7 @@ def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | No
             if evaluating:
                 report = run.evaluate()
                 metrics.write("eval", run.step, _summary(report) | {"seconds": run.seconds()})
+                metrics.picture(run.step, run.picture)
                 exact, cells = report.early_stop.exact, report.early_stop.cells
                 better = (exact.value, cells.value) > run.best
                 if better:
@@ -241,6 +269,9 @@ class _Run:
         self.ema = Ema(config.ema, self.module, capturable=graph) if config.ema.decay else None
         self.hints, self.decisions = self._hints(), self._decisions()
         self.training_step = self._training_step(graph)
+        self.commit, self.trained_on = "", None  # the first process writes them
+        if group.first:
+            self.commit, self.trained_on = git_commit(Path(trm.__file__)), self._marks()
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
         self._seconds_before, self._start = 0.0, time.perf_counter()
@@ -260,6 +291,19 @@ class _Run:
                 raise UserError("optimizer.only_puzzles needs puzzle embeddings: set model.puzzle_width")
             self.module.requires_grad_(False)
         return seen
+
+    def _marks(self) -> np.ndarray | None:
+        """Marks of the training puzzles and of those that the weights it started from had seen."""
+        if self.family.named_ids:  # which say by name what was seen
+            return None
+        known = pretrained.trained_on(self.folder / "last")
+        if known is not None:
+            return known
+        train, start = self.data.train, self.config.train.start_from
+        first_N = slice(None) if train.group_N is None else np.unique(train.group_N, return_index=True)[1]
+        own = pretrained.marks(self.family, train.tokens_NL[first_N])
+        before = pretrained.trained_on(pretrained.find(start)[0]) if start else None
+        return np.unique(own if before is None else np.concatenate((own, before)))
 
     def _hints(self) -> Hints | None:
         config = self.config
@@ -330,15 +374,22 @@ class _Run:
             steps = self.config.supervision.steps
             return evaluate(self.module, self.validation, steps, family=self.family, processes=self.group)
 
+    def picture(self) -> np.ndarray:
+        """The first validation puzzles being refined, uint8 [H, W, 3]; ImportError without matplotlib."""
+        with self.ema.applied() if self.ema else nullcontext():
+            first, steps = self.validation.take(slice(_PICTURED)), self.config.supervision.steps
+            return pixels(refinements(self.module, self.family, first, steps))
+
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
         self.group.by_first(lambda: self._export(name, report))
 
     def _export(self, name: str, report: Report | None = None) -> None:
-        raw = {n: w.detach().cpu().contiguous() for n, w in self.module.state_dict().items()}
+        raw = pretrained.weights(self.module)
         averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
             "trm": trm.__version__,
+            "commit": self.commit,
             "recipe": self.config.model_dump(mode="json"),
             "step": self.step,
             "training_seconds": round(self.seconds(), 1),
@@ -355,7 +406,9 @@ class _Run:
         )
         originals = {n: raw[n] for n in averages}
         variants, seen = self.data.variants, self.seen
-        pretrained.save(self.folder / name, config, raw | averages, originals or None, variants, seen)
+        pretrained.save(
+            self.folder / name, config, raw | averages, originals or None, variants, seen, self.trained_on
+        )
 
     def seconds(self) -> float:
         """Seconds spent in the loop, those before a resume included."""
@@ -489,6 +542,24 @@ def _seen_before(folder: Path) -> Seen:
     )
 
 
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Hold the folder of a run, which is trained once at a time, making it if it is not there.
+
+    A folder that was made here and got nothing but the mark is taken away again.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / LOCK, f"the run in {folder} is being trained"):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+
+
 def _check_new(folder: Path) -> None:
     """Raise UserError unless a new run may have the folder: it is not there, or empty, or left by a run.
 
@@ -501,9 +572,28 @@ def _check_new(folder: Path) -> None:
         )
     if not folder.exists():
         return
-    own = {folder / "data", folder / _DATA, *drafts(folder, *_FILES)}
+    own = {folder / "data", folder / _DATA, folder / LOCK, *drafts(folder, *_FILES)}
     if not folder.is_dir() or any(path not in own for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run; choose another folder with --out")
+
+
+def _longer(config: RunConfig, folder: Path, steps: int, console: Console) -> RunConfig:
+    """The run with another number of steps; says what becomes of the learning rate."""
+    done = max(checkpoint.steps_saved(folder / "checkpoints"), default=0)
+    if steps <= done:
+        raise UserError(f"{folder} has done {done} steps: give more with --train.steps, such as {2 * done}")
+    new = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    then, now = (learning_rate_factor(config.optimizer, done, n) for n in (config.train.steps, steps))
+    words = f"{config.train.steps} steps are now {steps}"
+    if config.optimizer.schedule == "constant":
+        console.print(f"{words}; the learning rate stays constant")
+    else:
+        console.print(
+            f"{words}; the schedule {config.optimizer.schedule} is that of the whole: at step {done} the "
+            f"learning rate goes from {100 * then:.3g} % to {100 * now:.3g} % of its peak",
+            soft_wrap=True,
+        )
+    return new
 
 
 def _records(data: TrainingData) -> dict[str, Any]:
@@ -518,15 +608,11 @@ def _check_data(folder: Path, data: TrainingData) -> None:
     path = folder / _DATA
     if not path.exists():  # a run of an earlier version, which kept no record
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path}: {first_line(error)}; it says what the run is trained on"
-        ) from None
+    before = read_json(path, "it says what the run is trained on")
     for name, now in _records(data).items():
-        if before.get(name) != now:
-            rows = before.get(name, {}).get("rows", "no")
+        then = before.get(name) if isinstance(before, dict) else None
+        if then != now:
+            rows = then.get("rows", "no") if isinstance(then, dict) else "no"
             raise UserError(
                 f"the {name} puzzles are not those that this run was started with ({rows} then, "
                 f"{now['rows']} now): put the data back as they were, or train into a new folder"
@@ -535,6 +621,14 @@ def _check_data(folder: Path, data: TrainingData) -> None:
 
 def _reopen(folder: Path) -> RunConfig:
     """The configuration of the run in a folder."""
-    if not (folder / "config.yaml").exists():
+    path = folder / "config.yaml"
+    if not path.exists():
         raise UserError(f"{folder} holds no run (no config.yaml); start one with `trm train RECIPE --out`")
-    return load_config(folder / "config.yaml")
+    config = load_config(path)
+    for option, name in absent(config.data):
+        beside = "" if Path(name).is_absolute() else f", neither from {folder} nor from here"
+        raise UserError(
+            f"{path} names the file {name} (data.{option}), and it is not there{beside}: put it back, or "
+            f"correct the path in {path}"
+        )
+    return config

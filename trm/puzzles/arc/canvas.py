@@ -16,11 +16,11 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from trm import rng
 from trm.errors import UserError
+from trm.jit import njit
 from trm.puzzles.arc.readers import COLOURS
 from trm.puzzles.arc.variants import Variants
 from trm.puzzles.symmetry import DIHEDRAL, MIRRORS_COLUMN, MIRRORS_ROW, SWAPS
@@ -63,7 +63,7 @@ def from_canvas(tokens_L: np.ndarray, side: int) -> np.ndarray:
     return (np.reshape(tokens_L, (side, side))[:height, :width] - BLACK).astype(np.uint8)
 
 
-@njit(cache=True)
+@njit
 def _corner(tokens_L, side):
     """Height and width of the largest rectangle of colours in the top-left corner."""
     best_height, best_width, width = 0, 0, side

@@ -48,7 +48,7 @@ class ArcConfig(FamilyConfig):
     data: ClassVar = ArcDataConfig
     side: int = Field(30, ge=1, le=30)
     """Side of the canvas; tasks with a larger grid are refused."""
-    variants: int = Field(1000, gt=0)
+    variants: int = Field(1000, gt=0, le=100_000)
     """Variants of every task (rotated, reflected, recoloured), the task itself included."""
     ids: Literal["variant", "task"] = "variant"
     """What has a puzzle embedding of its own: every variant (as in the paper), or every task."""

@@ -14,6 +14,7 @@ Shapes: H height, W width of a grid; cells are colours 0..9.
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trm.errors import UserError
-from trm.files import write_atomic
+from trm.files import LISTING, read_json, write_atomic
 from trm.puzzles.symmetry import DIHEDRAL, turn
 
 MAX_SIDE = 30
@@ -144,13 +145,12 @@ class Seen:
     @staticmethod
     def load(path: Path) -> "Seen":
         """Read what `save` has written; UserError where it is missing or damaged."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return Seen(**{field.name: frozenset(values[field.name]) for field in fields(Seen)})
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; it says what training has seen") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+        values = read_json(path, "it says what training has seen", LISTING)
+        known = values if isinstance(values, dict) else {}
+        parts = {field.name: known.get(field.name) for field in fields(Seen)}
+        if not all(isinstance(part, list) and set(map(type, part)) <= {str} for part in parts.values()):
+            raise UserError(f"{path} is damaged: it must list names, pairs and inputs; put back a good copy")
+        return Seen(**{name: frozenset(part or ()) for name, part in parts.items()})
 
 
 def parse_grid(value: Any, where: str) -> np.ndarray:
@@ -237,17 +237,11 @@ def _load(path: Path) -> Any:
     def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(items)
         if len(values) < len(items):
-            names = [name for name, _ in items]
-            twice = next(name for name in names if names.count(name) > 1)
+            (twice, _), *_ = Counter(name for name, _ in items).most_common(1)
             raise ValueError(f"{twice!r} is there twice")
         return values
 
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a valid JSON file: {error}") from None
+    return read_json(path, most=LISTING, object_pairs_hook=unique)
 
 
 def _is_task(values: Any) -> bool:
@@ -296,6 +290,8 @@ def _task(values: dict[str, Any], name: str, path: str, may_rename: bool = True)
         name = values["name"]
         if not isinstance(name, str) or not name:
             raise UserError(f"{path}: the name of a task must be text, not {str(name)[:40]!r}")
+    if not name.isprintable():
+        raise UserError(f"{path}: the name of a task holds what cannot be printed: {name[:40]!a}")
     where = f"{path}, task {name}"
     train = _pairs(values["train"], f"{where}, train", needs_output=True)
     return ArcTask(name, train, _pairs(values["test"], f"{where}, test", needs_output=False))

@@ -142,6 +142,10 @@ class Futoshiki(Family[FutoshikiConfig, FutoshikiGeneratorConfig]):
         while len(tokens) < sum(wanted.values()):
             board, answer_L, guesses = rules.generate(self.side, seed, number, config.extra_clues)
             number += 1
+            if board.digits_L.all():
+                raise UserError(
+                    f"extra_clues {config.extra_clues} fills a whole board, with nothing to solve: give fewer"
+                )
             tokens_L = self._drawn(board, board.digits_L)
             if different.add(self.canonical(tokens_L)):
                 tokens.append(tokens_L)

@@ -11,7 +11,8 @@ Shapes: L = N * N cells in row-major order (0 = blank, 1..N = digits), K inequal
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from trm.jit import njit
 
 
 class Search(NamedTuple):
@@ -91,7 +92,7 @@ def _clues(answer_L: np.ndarray, less_K2: np.ndarray, kept: np.ndarray) -> Board
     return Board(np.where(kept[:cells], answer_L, 0).astype(np.uint8), less_K2[kept[cells:]])
 
 
-@njit(cache=True)
+@njit
 def _search(domains_L, less_K2, side, digits_N, limit):
     """Depth-first search; returns (solutions [k, L], guesses)."""
     cells = len(domains_L)
@@ -121,7 +122,7 @@ def _search(domains_L, less_K2, side, digits_N, limit):
     return solutions[:found], guesses
 
 
-@njit(cache=True)
+@njit
 def _propagate(candidates_L, less_K2, side):
     """Strike out what cannot be until nothing changes; False at a contradiction."""
     changed = True
@@ -160,7 +161,7 @@ def _propagate(candidates_L, less_K2, side):
     return True
 
 
-@njit(cache=True)
+@njit
 def _choose(candidates_L):
     """The cell with the fewest alternatives, -1 when every cell is solved."""
     best, fewest = -1, 99
@@ -174,7 +175,7 @@ def _choose(candidates_L):
     return best
 
 
-@njit(cache=True)
+@njit
 def _lowest(mask):
     digit = 0
     while not mask >> digit & 1:
@@ -182,7 +183,7 @@ def _lowest(mask):
     return digit
 
 
-@njit(cache=True)
+@njit
 def _highest(mask):
     digit = 0
     while mask >> (digit + 1):

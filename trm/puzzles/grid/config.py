@@ -49,6 +49,9 @@ class GridConfig(FamilyConfig):
     another puzzle of the same kind."""
     permute: tuple[str, ...] = ()
     """Symbols that may be renamed among each other, as the digits of a Sudoku may."""
+    blanks: tuple[str, ...] = ()
+    """Symbols of cells that are to be filled: answers hold none of them, and keep all other cells. (Where
+    puzzles of a file are like that, it is noticed.)"""
     rules: GridRules = GridRules()
     """What is known of the answers: then they can be verified, and a model of candidates can be trained."""
 
@@ -62,8 +65,9 @@ class GridConfig(FamilyConfig):
             raise ValueError(f"a grid needs 1 to {MAX_SYMBOLS} symbols, not {len(self.symbols)}")
         if len(set(self.symbols)) != len(self.symbols):
             raise ValueError("the symbols are not all different")
-        if unknown := sorted(set(self.permute) - set(self.symbols)):
-            raise ValueError(f"permute names {', '.join(map(repr, unknown))}, which no puzzle uses")
+        for option in ("permute", "blanks"):
+            if unknown := sorted(set(getattr(self, option)) - set(self.symbols)):
+                raise ValueError(f"{option} names {', '.join(map(repr, unknown))}, which no puzzle uses")
         if self.rules.given:
             self._check_rules()
         return self

@@ -5,9 +5,10 @@ left. Text has one row after the other, separated by `/` or line breaks; in a ro
 cell, or, where there are spaces or a symbol has several characters, cells are separated by spaces.
 
 The rules are not known, unless the configuration says some: an answer is right when it is the one in the
-data, and nothing can be verified, solved exactly or generated. Rules (each symbol once in every row, column
-or box) verify answers and check clues, and they relate candidates as in a Sudoku, which is a model of
-candidates all it needs; every puzzle has the size of the canvas then.
+data, and nothing can be solved exactly or generated. Where `blanks` says which cells are to be filled, an
+answer that changes another cell or leaves one open is known to be wrong. Rules (each symbol once in every
+row, column or box) verify answers and check clues, and they relate candidates as in a Sudoku, which is a
+model of candidates all it needs; every puzzle has the size of the canvas then.
 
 Symmetries, where the configuration names them: rotations and reflections that keep the canvas's shape, and
 renamings of some symbols among each other. They act on the whole canvas, so they move padding too.
@@ -16,9 +17,10 @@ Shapes: H height, W width, L = H * W cells of the canvas; B batch, G symmetries 
 that may be renamed, V = symbols + 1 tokens.
 """
 
+import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -35,9 +37,10 @@ from trm.puzzles.family import Family
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
 
+Confirm = Callable[[list[list[str]], list[list[str]]], bool]
+
 PAD = 0
-# An empty line between two rows is drawing; two slashes in a row are a row without cells.
-_ROW_END = re.compile(r"\s*[/\r\n]\s*")
+_LINE_END = re.compile(r"[\r\n]")
 _SHOWN = 20  # symbols listed in a message
 
 
@@ -47,9 +50,11 @@ def split_cells(text: str, spaced: bool = False) -> list[list[str]]:
     There is always a row; it holds no cell where nothing stands between two separators.
     """
     rows = []
-    for row in _ROW_END.split(text.strip()):
-        parts = row.split()
-        rows.append(parts if spaced or len(parts) != 1 else list(row))
+    # An empty line between two rows is drawing; two slashes in a row are a row without cells.
+    parts = (list(filter(str.strip, _LINE_END.split(part))) or [""] for part in text.split("/"))
+    for row in itertools.chain.from_iterable(parts):
+        cells = row.split()
+        rows.append(cells if spaced or len(cells) != 1 else list(cells[0]))
     return rows
 
 
@@ -68,18 +73,23 @@ def _unprintable(char: str) -> bool:
 
 @final
 class Grid(Family[GridConfig, GeneratorConfig]):
-    """Puzzles on a canvas of height x width cells; UserError for symbols that text cannot hold."""
+    """Puzzles on a canvas of height x width cells; UserError for symbols that text cannot hold.
 
-    def __init__(self, config: GridConfig):
+    `confirm` says of question and answer, rows of symbols each, whether the answer is right.
+    """
+
+    def __init__(self, config: GridConfig, confirm: Confirm | None = None):
         for symbol in config.symbols:
             check_symbol(symbol)
-        self.config = config
+        self.config, self.confirm = config, confirm
+        self.comment = "" if any(symbol.startswith("#") for symbol in config.symbols) else "#"
         self.shape = (config.height, config.width)
         self.board = self.shape
         self.length = config.height * config.width
         self.vocab_size = len(config.symbols) + 1
         self._token = {symbol: token for token, symbol in enumerate(config.symbols, 1)}
         self._spaced = any(len(symbol) > 1 for symbol in config.symbols)
+        self._blanks = [self._token[symbol] for symbol in config.blanks]
         self._permute_P = sorted(self._token[symbol] for symbol in set(config.permute))
         self.relations = _relations(config, tuple(self._permute_P)) if config.rules.given else None
         self._permute_on: dict[Any, Tensor] = {}  # by device
@@ -126,6 +136,9 @@ class Grid(Family[GridConfig, GeneratorConfig]):
     def cells(self, line: str) -> int:
         return sum(map(len, split_cells(line, self._spaced)))
 
+    def written(self, rows: Sequence[Sequence[Any]]) -> str:
+        return "/".join((" " if self._spaced else "").join(map(str, row)) for row in rows)
+
     def check(self, tokens_L: np.ndarray) -> None:
         if not np.any(tokens_L):
             raise UserError("the puzzle is empty; give at least one cell")
@@ -148,7 +161,20 @@ class Grid(Family[GridConfig, GeneratorConfig]):
                     f"{r2 + 1}, column {c2 + 1}; correct one of them"
                 )
 
+    @property
+    def verifies(self) -> bool:
+        return bool(self.relations or self._blanks or self.confirm)
+
     def verify(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool | None:
+        if super().verify(tokens_L, answer_L) is False or not self._filled_in(tokens_L, answer_L):
+            return False
+        if self.confirm is not None:
+            box = _box(self._canvas(tokens_L))
+            question, answer = (
+                [[self._char(token) for token in row] for row in self._canvas(each)[box].tolist()]
+                for each in (tokens_L, answer_L)
+            )
+            return bool(self.confirm(question, answer))
         if self.relations is None:
             return None
         given_S, answer_S = self._candidates(tokens_L), self._candidates(answer_L)
@@ -214,6 +240,15 @@ class Grid(Family[GridConfig, GeneratorConfig]):
                 picture.append(" " * (widest - cell_len(char)))
                 picture.append(char, style="bold" if answer == question else guess)
         return picture
+
+    def _filled_in(self, tokens_L: np.ndarray, answer_L: np.ndarray) -> bool:
+        """Whether an answer keeps the clues and leaves nothing open, as far as `blanks` tells."""
+        if not self._blanks:
+            return True
+        open_L, left_L = (np.isin(each, self._blanks) for each in (tokens_L, answer_L))
+        return not left_L.any() and np.array_equal(
+            np.asarray(tokens_L)[~open_L], np.asarray(answer_L)[~open_L]
+        )
 
     def _candidates(self, tokens_L: np.ndarray) -> np.ndarray:
         """Which candidates stand on the canvas, in the factored shape of the relations, bool."""

@@ -1,9 +1,9 @@
 """Somebody's own grid puzzles: read them, see what they are, and split them without leaks.
 
-Files are CSV (columns `question` and `answer`) or JSON lines (`.jsonl`, `.ndjson`, `.json`: objects with
-these keys); a third one, `puzzle`, names the puzzle (the rule) that a row belongs to, and others are
-ignored. A grid is text as `family` reads it, and in JSON also a list of rows. Cells without rows are a
-square where their number is one (of 4 or more), else one row, unless `height` is given.
+Files are tables or JSON with `question` and `answer`, in any form that `puzzles.records` reads; a third
+column, `puzzle`, names the puzzle (the rule) that a row belongs to, and others are ignored. A grid is text as
+`family` reads it, and in JSON also a list of rows. Cells without rows are a square where their number is one
+(of 4 or more), else one row, unless `height` is given.
 
     rows = read_rows(Path("mine.csv"))
     family = Grid(infer(rows, dihedral=True))
@@ -13,9 +13,8 @@ square where their number is one (of 4 or more), else one row, unless `height` i
 Shapes: N puzzles, L cells of the canvas.
 """
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +26,8 @@ from trm.puzzles import deal
 from trm.puzzles.family import Family
 from trm.puzzles.grid.config import MAX_CELLS, MAX_SYMBOLS, GridConfig, GridRules
 from trm.puzzles.grid.family import Grid, check_symbol, split_cells
-from trm.puzzles.table import Puzzles, csv_file
-
-_JSON = (".jsonl", ".ndjson", ".json")
+from trm.puzzles.records import records
+from trm.puzzles.table import Puzzles
 
 
 class Row(NamedTuple):
@@ -49,46 +47,31 @@ class Row(NamedTuple):
 def read_rows(path: Path, height: int | None = None) -> list[Row]:
     """Read a file of puzzles; UserError names the line of the first fault.
 
-    `height` is the number of rows in texts without row separators.
+    `height` is the number of rows in texts without row separators; where every text has some, it would do
+    nothing and is refused.
     """
-    read = _read_json if path.suffix.lower() in _JSON else _read_csv
-    try:
-        rows = [_row(*fields, height=height) for fields in read(path)]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a UTF-8 text file: {error.reason}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    given = list(records(path))
+    rows = [
+        _row(place, fields["question"], fields["answer"], fields.get("puzzle"), height)
+        for place, fields in given
+    ]
     if not rows:
         raise UserError(f"{path} holds no puzzles; give at least one")
+    _refuse_idle(height, (fields[name] for _, fields in given for name in ("question", "answer")))
     return rows
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    for where, fields in csv_file(path, ("question", "answer")):
-        yield where, fields["question"], fields["answer"], fields.get("puzzle")
+def _refuse_idle(height: int | None, grids: Iterable[Any]) -> None:
+    """Raise UserError for a height that no grid has a use for, as all of them have rows."""
+    if height is not None and not any(map(_is_flat, grids)):
+        raise UserError(f"height {height} would do nothing: all puzzles have rows already; leave it out")
 
 
-def _read_json(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line.rstrip())
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{where}, column {error.colno}: not JSON: {error.msg}; write one object per line"
-                ) from None
-            except (ValueError, RecursionError) as error:  # a number or a nesting beyond all reason
-                raise UserError(f"{where}: not JSON: {error}; write one object per line") from None
-            if not isinstance(values, dict):
-                raise UserError(f"{where}: not a JSON object; write one object per line")
-            for key in ("question", "answer"):
-                if key not in values:
-                    found = ", ".join(values)[:80] or "no key at all"
-                    raise UserError(f"{where}: no key {key!r} ({found}); give question and answer")
-            yield where, values["question"], values["answer"], values.get("puzzle")
+def _is_flat(grid: Any) -> bool:
+    """Whether the cells of a grid are given without rows."""
+    if isinstance(grid, str):
+        return len(split_cells(grid)) == 1
+    return len(grid) > 0 and all(type(cell) is int for cell in grid)
 
 
 def from_arrays(
@@ -117,6 +100,9 @@ def from_arrays(
             if isinstance(value, np.ndarray) and value.ndim == 1:  # [N, L]: cells, even where they are text
                 grids[side] = _shaped(where, grids[side], height)
         rows.append(_row(where, *grids, puzzle=name, height=height))
+    flat = any(isinstance(each, np.ndarray) and each.ndim == 1 for each in (*questions, *answers))
+    if not flat:
+        _refuse_idle(height, map(_plain, (*questions, *answers)))
     return rows
 
 
@@ -237,9 +223,21 @@ def infer(
         "symbols": ordered,
         "dihedral": dihedral,
         "permute": chosen,
+        "blanks": _blanks(rows),
         "rules": rules or GridRules(),
     }
     return parse(GridConfig, values, "the grid")
+
+
+def _blanks(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The symbols of questions that no answer holds, if answers keep all other cells; else none."""
+    pairs: set[tuple[str, str]] = set()
+    for row in rows:
+        cells = (text.replace("/", " ").split(" ") for text in (row.question, row.answer))
+        pairs.update(zip(*cells, strict=True))
+    blanks = {asked for asked, _ in pairs} - {answered for _, answered in pairs}
+    kept = all(asked == answered for asked, answered in pairs if asked not in blanks)
+    return tuple(sorted(blanks)) if kept else ()
 
 
 def _height(row: Row) -> int:

@@ -38,6 +38,8 @@ _WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
 class Maze(Family[MazeConfig, MazeGeneratorConfig]):
     """Mazes of one size."""
 
+    comment = ""
+
     def __init__(self, config: MazeConfig):
         self.config = config
         self.shape = (config.height, config.width)
@@ -90,6 +92,19 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
             return MazeConfig(height=height, width=width)
         except ValueError:
             return None
+
+    def misfit(self, text: str) -> str:
+        rows = text.strip("\r\n").splitlines() or [""]
+        odd = next((char for row in rows for char in row if char not in _CHARS[1:] + "."), None)
+        if odd is not None:
+            return f"{odd!r} is no cell of a maze; use # for walls, a space or . for free cells, S, G, and o"
+        if missing := [mark for mark in "SG" if mark not in text]:
+            return f"the maze has no {' and no '.join(missing)}; mark where the path starts (S) and ends (G)"
+        if len(rows) == 1 and math.isqrt(len(rows[0])) ** 2 != len(rows[0]):
+            return (
+                f"{len(rows[0])} cells on one line are no square; write every row of the maze on its own line"
+            )
+        return f"the maze has {len(rows)} rows of up to {max(map(len, rows))} cells; give 2 to 100 of each"
 
     def check(self, tokens_L: np.ndarray) -> None:
         if not paths.path_length(self._grid(tokens_L)):

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from trm.errors import UserError
+from trm.jit import njit
 
 PAD, WALL, FREE, START, GOAL, PATH = range(6)
 
@@ -150,7 +150,7 @@ def generate(
             raise UserError(
                 f"{next_map - last_find:,} random maps of {height} x {width} in a row held no new maze with"
                 f" a shortest path of {min_path} cells or more ({len(seen)} of {count} found before):"
-                " lower min_path or count, enlarge the maze, or bring wall_probability nearer to 0.4"
+                " lower min_path, enlarge the maze, or ask for fewer"
             )
         maze_HW = mazes_NHW[len(seen)]
         stop = next_map + _CELLS_PER_CALL // (height * width) + 1
@@ -168,6 +168,14 @@ def generate(
     return mazes_NHW, answers_NHW, lengths_N
 
 
+def longest(height: int, width: int) -> int:
+    """A bound on the cells of a shortest path: of four cells in a square it takes three at most.
+
+    With all four it could be shortened within the square.
+    """
+    return height * width - (height // 2) * (width // 2)
+
+
 def _check_arguments(
     height: int, width: int, count: int, min_path: int, wall_probability: tuple[float, float]
 ) -> None:
@@ -178,6 +186,11 @@ def _check_arguments(
         raise UserError(f"cannot make {count} mazes: ask for 0 or more")
     if min_path < 2:
         raise UserError(f"min_path is {min_path}, but a path counts S and G: give 2 or more")
+    if min_path > (most := longest(height, width)):
+        raise UserError(
+            f"min_path is {min_path}, but no shortest path in a maze of {height} x {width} is longer than "
+            f"{most} cells: give min_path of {max(2, height + width - 2)}, say, or enlarge the maze"
+        )
     if not 0 <= low <= high <= 1:
         raise UserError(f"wall_probability is ({low}, {high}): give 0 <= least <= greatest <= 1")
 
@@ -210,7 +223,7 @@ def _flood_from_start(maze_HW: np.ndarray) -> tuple[int, int, np.ndarray, np.nda
     return start, goal, distance_P, parent_P
 
 
-@njit(cache=True)
+@njit
 def _flood(distance_P, parent_P, queue_P, start, stride):
     """Breadth-first search from `start`; returns the number of cells reached, near to far in `queue_P`.
 
@@ -232,7 +245,7 @@ def _flood(distance_P, parent_P, queue_P, start, stride):
     return tail
 
 
-@njit(cache=True)
+@njit
 def _mix(word):
     """SplitMix64's finalizer (Steele, Lea and Flood 2014): uint64 to a well-scrambled uint64."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -240,14 +253,14 @@ def _mix(word):
     return word ^ (word >> np.uint64(31))
 
 
-@njit(cache=True)
+@njit
 def _uniform(state):
     """The next number of [0, 1) of a SplitMix64 stream; `state` is uint64 [1]."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     return (_mix(state[0]) >> np.uint64(11)) * 2.0**-53
 
 
-@njit(cache=True)
+@njit
 def _draw_map(state, wall_probability, height, width, distance_P, free_P):
     """Fill `distance_P` with unseen and closed cells; list the former in `free_P`, return their number."""
     count = 0
@@ -263,7 +276,7 @@ def _draw_map(state, wall_probability, height, width, distance_P, free_P):
     return count
 
 
-@njit(cache=True)
+@njit
 def _draw_pair(state, free_count, stride, min_path, distance_P, free_P, parent_P, queue_P, reach_P):
     """(start, goal) on a fresh map, or (-1, -1) where no start came through.
 
@@ -290,7 +303,7 @@ def _draw_pair(state, free_count, stride, min_path, distance_P, free_P, parent_P
     return -1, -1
 
 
-@njit(cache=True)
+@njit
 def _search(seed, first_map, stop_map, low, high, min_path, maze_HW):
     """Try the maps first_map, ..., stop_map - 1 of a seed; write the first maze found to `maze_HW`.
 

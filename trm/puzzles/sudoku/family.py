@@ -11,8 +11,8 @@ Shapes: L = N * N cells, N symbols, B batch, V = N + 2 tokens.
 
 import math
 import string
-from collections.abc import Callable, Iterable
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -70,6 +70,11 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
     def cells(self, line: str) -> int:
         return len(line.translate(_DRAWING))
 
+    def written(self, rows: Sequence[Sequence[Any]]) -> str:
+        """Numbers past 9 are letters in text; 0 is a blank."""
+        digits = {str(number): digit for number, digit in enumerate(_DIGITS, 1)}
+        return "\n".join("".join(digits.get(str(cell), str(cell)) for cell in row) for row in rows)
+
     def resized(self, text: str) -> SudokuConfig | None:
         rows = [cells for line in text.splitlines() if (cells := self.cells(line))]
         side = math.isqrt(sum(rows))
@@ -77,11 +82,19 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
             return None
         if side == self.side:
             return self.config
-        # Boxes as near to squares as they can be, wider than high, as people draw them.
-        box_rows = next((n for n in range(math.isqrt(side), 1, -1) if side % n == 0), None)
-        if box_rows is None or side // box_rows > 5:
-            return None
-        return SudokuConfig(box_rows=box_rows, box_cols=side // box_rows)
+        return _of_side(side)
+
+    def misfit(self, text: str) -> str:
+        rows = [cells for line in text.splitlines() if (cells := self.cells(line))]
+        sides = {side: config for side in range(4, 26) if (config := _of_side(side)) is not None}
+        near = min(sides, key=lambda side: abs(side**2 - sum(rows)))
+        if sum(rows) == near**2 and rows in ([near**2], [near] * near):
+            return super().misfit(text) if near == self.side else Sudoku(sides[near]).misfit(text)
+        odd = [f"row {r} has {cells}" for r, cells in enumerate(rows, 1) if len(rows) > 1 and cells != near]
+        return (
+            f"the puzzle has {sum(rows)} cells, but a {near}x{near} Sudoku has {near**2}"
+            f"{f' ({odd[0]})' if odd else ''}; write one character per cell, '.' for a blank"
+        )
 
     def check(self, tokens_L: np.ndarray) -> None:
         board_L = _digits(tokens_L)
@@ -179,6 +192,14 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
         if token == BLANK:
             return "."
         return _DIGITS[token - 2] if 2 <= token < self.vocab_size else "?"
+
+
+def _of_side(side: int) -> SudokuConfig | None:
+    """Boards of a side; boxes are as near to squares as they can be, wider than high, as people draw them."""
+    box_rows = next((n for n in range(math.isqrt(side), 1, -1) if side % n == 0), None)
+    if box_rows is None or side // box_rows > 5:
+        return None
+    return SudokuConfig(box_rows=box_rows, box_cols=side // box_rows)
 
 
 def _relations(box_rows: int, box_cols: int) -> Relations:

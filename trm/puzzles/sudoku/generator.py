@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from trm.errors import UserError
+from trm.jit import njit
 from trm.puzzles.deal import Different, cut
 from trm.puzzles.sudoku.solver import checked, is_solution, layout, search, search_domains
 
@@ -110,7 +110,8 @@ def generate(
         progress: Called with the number of puzzles found so far.
 
     Raises:
-        UserError: 5,000 tries in a row gave no new puzzle of the wanted kind, or the wish makes no sense.
+        UserError: 5,000 tries in a row gave no new puzzle of the wanted kind, or the wish makes no sense
+            (clues for all cells).
     """
     least, most = guesses or (0, 1_000_000)
     if extra_clues < 0 or least > most or min(counts.values(), default=0) < 0:
@@ -127,6 +128,10 @@ def generate(
         solution_L = random_solution(box_rows, box_cols, rng)
         puzzle_L = minimal_puzzle(solution_L, box_rows, box_cols, rng)
         puzzle_L = _with_clues(puzzle_L, solution_L, extra_clues, rng)
+        if puzzle_L.all():
+            raise UserError(
+                f"extra_clues {extra_clues} fills a whole board, with nothing to solve: give fewer"
+            )
         first = search(puzzle_L, box_rows, box_cols, limit=1, max_guesses=most)
         wanted = first.complete and first.guesses >= least
         if wanted and different.add(canonical(puzzle_L, box_rows, box_cols)):
@@ -138,7 +143,7 @@ def generate(
             raise UserError(
                 f"only {len(found)} of {total} essentially different puzzles were found before "
                 f"{PATIENCE} tries in a row gave nothing new: "
-                "ask for fewer puzzles, more extra_clues or a wider range of guesses"
+                "ask for fewer puzzles, more or fewer extra_clues, or a wider range of guesses"
             )
     return _deal(found, counts, (box_rows * box_cols) ** 2, rng)
 
@@ -200,7 +205,7 @@ def _node(n: int) -> _Node:
     )
 
 
-@njit(cache=True)
+@njit
 def _least_image(board_L, box_rows, box_cols, here, best, known):
     """Search the tree of one orientation for the leaf with the least (trace, image) and keep it in `best`.
 
@@ -251,7 +256,7 @@ def _least_image(board_L, box_rows, box_cols, here, best, known):
         colour_TV[level, line] = _mix(colour_TV[level, line] + 1)
 
 
-@njit(cache=True)
+@njit
 def _next(line, colour_V, target, orbit_M):
     """The next line of the target class that is no image of an earlier one."""
     while line < len(orbit_M) and (colour_V[line] != target or orbit_M[line] != line):
@@ -259,7 +264,7 @@ def _next(line, colour_V, target, orbit_M):
     return line
 
 
-@njit(cache=True)
+@njit
 def _trace(colour_V, leaf):
     """An invariant of a node, even at a leaf only."""
     total = 0
@@ -268,7 +273,7 @@ def _trace(colour_V, leaf):
     return total << 1 | (not leaf)
 
 
-@njit(cache=True)
+@njit
 def _clues(board_L, n):
     """The row, column and digit of each clue, as indices of coloured things."""
     clues_C3 = np.empty((len(board_L), 3), np.int64)
@@ -282,7 +287,7 @@ def _clues(board_L, n):
     return clues_C3[:i]
 
 
-@njit(cache=True)
+@njit
 def _refine(clues_C3, colour_V, box_rows, box_cols):
     """Refine colours in place until no class splits.
 
@@ -318,7 +323,7 @@ def _refine(clues_C3, colour_V, box_rows, box_cols):
             return largest == 1, target
 
 
-@njit(cache=True)
+@njit
 def _mix_groups(colour_V, start, stop, size):
     """Let each line know the lines of its band or stack."""
     for first in range(start, stop, size):
@@ -329,7 +334,7 @@ def _mix_groups(colour_V, start, stop, size):
             colour_V[v] = _mix(colour_V[v] + 3 * total)
 
 
-@njit(cache=True)
+@njit
 def _arrange(board_L, colour_V, box_rows, box_cols, place_M, image_L):
     """Write the board with its lines in order of colour, and the lines at each place.
 
@@ -348,7 +353,7 @@ def _arrange(board_L, colour_V, box_rows, box_cols, place_M, image_L):
         image_L[cell] = name[digit]
 
 
-@njit(cache=True)
+@njit
 def _order(colour_V, start, stop, size, place_M):
     """Sort lines by colour: bands (or stacks) by their least line, then the lines of each."""
     band_M = np.empty(stop, np.int64)
@@ -364,7 +369,7 @@ def _order(colour_V, start, stop, size, place_M):
         place_M[rank] = v
 
 
-@njit(cache=True)
+@njit
 def _keep(here, best):
     _copy(here.path_T, best.path_T)
     _copy(here.trace_T, best.trace_T)
@@ -372,14 +377,14 @@ def _keep(here, best):
     _copy(here.image_L, best.image_L)
 
 
-@njit(cache=True)
+@njit
 def _copy(a, b):
     """Write `a` into `b` (a slice assignment would take a second to compile)."""
     for i in range(len(a)):
         b[i] = a[i]
 
 
-@njit(cache=True)
+@njit
 def _compare(a, b):
     """-1, 0 or 1: lexicographic order."""
     for i in range(len(a)):
@@ -388,7 +393,7 @@ def _compare(a, b):
     return 0
 
 
-@njit(cache=True)
+@njit
 def _use_automorphism(here, best, level, orbit_TM):
     """Merge orbits by the automorphism that maps the best leaf to this equal one; returns where to go on.
 
@@ -409,7 +414,7 @@ def _use_automorphism(here, best, level, orbit_TM):
     return parting
 
 
-@njit(cache=True)
+@njit
 def _merge(orbit_M, image_M):
     """Join the orbit of each line with that of its image; the least line names an orbit."""
     for v in range(len(image_M)):
@@ -419,7 +424,7 @@ def _merge(orbit_M, image_M):
                 orbit_M[w] = min(a, b)
 
 
-@njit(cache=True)
+@njit
 def _mix(x):
     """A bijection of 64-bit integers that spreads every bit (multiply, shift, twice)."""
     x = (x ^ (x >> 31)) * 0x5851F42D4C957F2D

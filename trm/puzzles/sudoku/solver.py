@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from trm.errors import UserError
+from trm.jit import njit
 
 MAX_SYMBOLS = 30  # candidates are bits of an int32
 
@@ -154,7 +154,7 @@ def is_solution(puzzle_L: np.ndarray, answer_L: np.ndarray, box_rows: int, box_c
     return conflict(grid_L, box_rows, box_cols) is None
 
 
-@njit(cache=True)
+@njit
 def _search(domains_L, units_UN, peers_LP, order_L, digits_LN, limit, max_guesses):
     """Depth-first search; returns (solutions [k, L], guesses, complete)."""
     cells = len(domains_L)
@@ -197,7 +197,7 @@ def _search(domains_L, units_UN, peers_LP, order_L, digits_LN, limit, max_guesse
     return solutions[:found], guesses, True
 
 
-@njit(cache=True)
+@njit
 def _propagate(candidates_L, queue_L, queued, units_UN, peers_LP):
     """Naked and hidden singles until nothing changes; False at a contradiction.
 
@@ -244,7 +244,7 @@ def _propagate(candidates_L, queue_L, queued, units_UN, peers_LP):
             return True
 
 
-@njit(cache=True)
+@njit
 def _choose(candidates_L, units_UN, order_L):
     """The cell to guess in and the digits to choose from (a mask; 0 when every cell is solved).
 
@@ -277,7 +277,7 @@ def _choose(candidates_L, units_UN, order_L):
     return best_cell, candidates_L[best_cell]
 
 
-@njit(cache=True)
+@njit
 def _conflict(board_L, units_UN):
     """The first pair of equal digits within a unit, or (-1, -1)."""
     for u in range(units_UN.shape[0]):
@@ -291,12 +291,12 @@ def _conflict(board_L, units_UN):
     return np.int64(-1), np.int64(-1)
 
 
-@njit(cache=True)
+@njit
 def _is_single(mask):
     return mask & (mask - 1) == 0
 
 
-@njit(cache=True)
+@njit
 def _size(mask):
     size = 0
     while mask:
@@ -305,7 +305,7 @@ def _size(mask):
     return size
 
 
-@njit(cache=True)
+@njit
 def _digit(bit):
     digit = 0
     while bit:
@@ -314,7 +314,7 @@ def _digit(bit):
     return digit
 
 
-@njit(cache=True)
+@njit
 def _first(choices, digits_N):
     """The bit of the preferred digit among `choices`."""
     for i in range(len(digits_N)):
