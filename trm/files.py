@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -206,6 +207,7 @@ def _lock(handle: int) -> bool:
     return True
 
 
+@cache
 def git_commit(file: Path) -> str:
     """Commit of the checkout in which a file is kept, with `-dirty` after local changes; empty elsewhere.
 

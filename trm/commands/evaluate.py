@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from trm.commands.common import at_least, console, dump, shared, to_lower
 from trm.config import ComputeConfig, Device, Dtype, Effort, parse
 from trm.errors import UserError, out_of_memory_is_a_user_error
-from trm.recipe import RunConfig, upgraded
+from trm.recipe import RunConfig
 
 if TYPE_CHECKING:
     from trm.inference.curve import Point
@@ -138,7 +138,7 @@ def evaluate(
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
     """The weights to evaluate, by name."""
     recipe = found.config.about.get("recipe")
-    run = parse(RunConfig, upgraded(recipe), f"the recipe of {found.folder}") if recipe else None
+    run = parse(RunConfig, recipe, f"the recipe of {found.folder}") if recipe else None
     # Puzzle embeddings are never averaged.
     averaged = run is not None and run.ema.decay and not run.optimizer.only_puzzles
     variants = {"ema" if averaged else "raw": found.model.state_dict()}

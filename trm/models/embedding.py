@@ -25,7 +25,7 @@ from trm.problem import Problem, Relations
 
 _HALF = 0.707106781  # the original's digits of sqrt(1/2)
 _NONE = -3.0  # at the start, something is almost surely left
-_NEVER = -1e4  # a logit that no softmax notices; fits in float16
+NEVER = -1e4  # a logit that no softmax notices; fits in float16
 
 
 class PuzzleEmbedding(nn.Module):
@@ -137,4 +137,4 @@ class CandidateHead(nn.Module):
 
     def forward(self, y_BSD: Tensor) -> Tensor:
         score_BLN = self.score(y_BSD).squeeze(-1).unflatten(1, (-1, self.symbols))
-        return F.pad(score_BLN, (0, 1), value=_NEVER).index_select(-1, self.source_V)
+        return F.pad(score_BLN, (0, 1), value=NEVER).index_select(-1, self.source_V)

@@ -50,6 +50,14 @@ class TrainingData(NamedTuple):
     """What the user should know of the data."""
 
 
+class Sign(NamedTuple):
+    """How a token is shown."""
+
+    text: str
+    kind: str
+    """What it is: pad, open (to be filled in), symbol (what a cell may hold), or a word of the family."""
+
+
 C = TypeVar("C", bound=FamilyConfig)
 G = TypeVar("G", bound=GeneratorConfig)
 
@@ -104,6 +112,10 @@ class Family(ABC, Generic[C, G]):
         """The text for `parse` of a board that is given as rows of cells, such as numbers or characters."""
         between = " " if any(len(str(cell)) > 1 for row in rows for cell in row) else ""
         return "\n".join(between.join(map(str, row)) for row in rows)
+
+    def signs(self) -> list[Sign]:
+        """How every token is shown, by token, for pictures elsewhere than on a terminal."""
+        return [Sign("", "pad"), *(Sign(str(token), "symbol") for token in range(1, self.vocab_size))]
 
     def resized(self, text: str) -> FamilyConfig | None:
         """Boards of this family in the size of a puzzle in a text; None where it shows no such board."""

@@ -546,7 +546,7 @@ def _seen_before(folder: Path) -> Seen:
 def _alone(folder: Path) -> Generator[None]:
     """Hold the folder of a run, which is trained once at a time, making it if it is not there.
 
-    A folder that was made here and got nothing but the mark is taken away again.
+    A run that does not begin leaves no mark, and no folder of its own if that is empty.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -555,9 +555,10 @@ def _alone(folder: Path) -> Generator[None]:
             yield
         finally:
             with suppress(OSError):
-                if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                if not (folder / "config.yaml").exists():
                     (folder / LOCK).unlink()
-                    folder.rmdir()
+                    if made:
+                        folder.rmdir()
 
 
 def _check_new(folder: Path) -> None:

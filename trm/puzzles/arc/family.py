@@ -20,10 +20,10 @@ from torch import Tensor
 from trm.config import DataConfig, GeneratorConfig
 from trm.errors import UserError
 from trm.puzzles.arc import rows
-from trm.puzzles.arc.canvas import VOCABULARY, from_canvas, to_canvas
+from trm.puzzles.arc.canvas import COLOURS, VOCABULARY, from_canvas, to_canvas
 from trm.puzzles.arc.config import ArcConfig, ArcDataConfig
 from trm.puzzles.arc.variants import Variants
-from trm.puzzles.family import Family, TrainingData
+from trm.puzzles.family import Family, Sign, TrainingData
 
 # The colours of the public ARC pages: black, blue, red, green, yellow, grey, magenta, orange, azure, maroon.
 PALETTE = (
@@ -66,6 +66,9 @@ class Arc(Family[ArcConfig, GeneratorConfig]):
     def grid(self, tokens_L: np.ndarray) -> np.ndarray:
         """The grid of colours in the top-left corner of a canvas, uint8 [H, W]; 0 x 0 where there is none."""
         return from_canvas(tokens_L, self.side)
+
+    def signs(self) -> list[Sign]:
+        return [Sign("", "pad"), Sign("", "end"), *(Sign(str(n), "symbol") for n in range(COLOURS))]
 
     def cells(self, line: str) -> int:
         return sum(char.isdecimal() for char in line)

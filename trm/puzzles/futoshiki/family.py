@@ -29,7 +29,7 @@ from torch import Tensor
 from trm import rng
 from trm.errors import UserError
 from trm.puzzles.deal import Different, cut
-from trm.puzzles.family import Family
+from trm.puzzles.family import Family, Sign
 from trm.puzzles.futoshiki import rules
 from trm.puzzles.futoshiki.config import FutoshikiConfig, FutoshikiGeneratorConfig
 from trm.puzzles.futoshiki.rules import Board
@@ -88,6 +88,11 @@ class Futoshiki(Family[FutoshikiConfig, FutoshikiGeneratorConfig]):
     def text(self, tokens_L: np.ndarray) -> str:
         rows_WW = np.asarray(tokens_L).reshape(self.width, self.width)
         return "/".join("".join(map(self._char, row)) for row in rows_WW.tolist())
+
+    def signs(self) -> list[Sign]:
+        kinds = ["pad", "open", "empty", "less", "more", "up", "down"]
+        kinds += ["symbol"] * (self.vocab_size - len(kinds))
+        return [Sign(char, kind) for char, kind in zip(_CHARS, kinds, strict=False)]
 
     def cells(self, line: str) -> int:
         return sum(map(len, _ROW_END.split(line.strip("\r\n"))))

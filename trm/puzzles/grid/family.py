@@ -33,7 +33,7 @@ from trm import rng
 from trm.config import GeneratorConfig
 from trm.errors import UserError
 from trm.problem import Relation, Relations
-from trm.puzzles.family import Family
+from trm.puzzles.family import Family, Sign
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
 
@@ -132,6 +132,9 @@ class Grid(Family[GridConfig, GeneratorConfig]):
         grid_HW = self._canvas(tokens_L)
         between = " " if self._spaced else ""
         return "/".join(between.join(map(self._char, row)) for row in grid_HW[_box(grid_HW)].tolist())
+
+    def signs(self) -> list[Sign]:
+        return [Sign("", "pad"), *(Sign(symbol, "symbol") for symbol in self.config.symbols)]
 
     def cells(self, line: str) -> int:
         return sum(map(len, split_cells(line, self._spaced)))

@@ -25,7 +25,7 @@ from torch import Tensor
 from trm import rng
 from trm.errors import UserError
 from trm.puzzles.deal import Different, cut
-from trm.puzzles.family import Family
+from trm.puzzles.family import Family, Sign
 from trm.puzzles.maze import paths
 from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
@@ -78,6 +78,10 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
 
     def cells(self, line: str) -> int:
         return len(line)
+
+    def signs(self) -> list[Sign]:
+        kinds = ("pad", "wall", "free", "start", "goal", "path")
+        return [Sign(char, kind) for char, kind in zip(_CHARS, kinds, strict=True)]
 
     def resized(self, text: str) -> MazeConfig | None:
         rows = text.strip("\r\n").splitlines()

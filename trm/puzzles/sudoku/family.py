@@ -22,7 +22,7 @@ from torch import Tensor
 from trm import rng
 from trm.errors import UserError
 from trm.problem import Relation, Relations
-from trm.puzzles.family import Family
+from trm.puzzles.family import Family, Sign
 from trm.puzzles.sudoku import generator, solver
 from trm.puzzles.sudoku.config import SudokuConfig, SudokuGeneratorConfig
 from trm.puzzles.symmetry import Symmetry
@@ -74,6 +74,9 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
         """Numbers past 9 are letters in text; 0 is a blank."""
         digits = {str(number): digit for number, digit in enumerate(_DIGITS, 1)}
         return "\n".join("".join(digits.get(str(cell), str(cell)) for cell in row) for row in rows)
+
+    def signs(self) -> list[Sign]:
+        return [Sign("", "pad"), Sign(".", "open"), *(Sign(char, "symbol") for char in _DIGITS[: self.side])]
 
     def resized(self, text: str) -> SudokuConfig | None:
         rows = [cells for line in text.splitlines() if (cells := self.cells(line))]

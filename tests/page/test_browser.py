@@ -1,0 +1,356 @@
+"""The page in a real browser: what it shows, what it takes, and what it says where something is wrong.
+
+`make test-page` builds the site and runs these; elsewhere they are skipped where site or browser are missing.
+"""
+
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trm import pretrained
+from trm.config import ComputeConfig
+from trm.inference.think import never, think
+from trm.puzzles.maze.config import MazeConfig
+from trm.puzzles.sudoku.config import SudokuConfig
+
+ROOT = Path(__file__).parent.parent.parent
+SITE = ROOT / "site"
+AXE = ROOT / "node_modules/axe-core/axe.min.js"
+FOUR = "2.4.......2....3"
+SIX = "..15....6.1.2......3.........3.6..21"
+FAMOUS = "8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4.."
+SLOW = 20_000  # milliseconds; the page is quick, but a machine that runs tests may be busy
+
+
+def missing(reason: str) -> None:
+    if os.environ.get("PAGE_TESTS") == "must-run":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server of static files without a log."""
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    if not (SITE / "models.json").is_file():
+        missing("no page in the folder site: run make page")
+    handler = functools.partial(Quiet, directory=SITE)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(address):
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        missing("no Chromium on this machine: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """A fresh page that may talk to nobody but its own server, and must not complain."""
+    with_faults: list[str] = []
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, base_url=address)
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.on("console", lambda message: with_faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: with_faults.append(str(error)))
+    page.on("request", lambda asked: None if local(asked.url, address) else with_faults.append(asked.url))
+    yield page
+    context.close()
+    assert not with_faults
+
+
+def local(url: str, address: str) -> bool:
+    return url.startswith((address, "data:", "blob:"))
+
+
+def opened(page, model: str = "", puzzle: str = ""):
+    """The page at a puzzle of one's own, or as it opens."""
+    page.goto(f"#model={model}&puzzle={puzzle}" if puzzle else "")
+    page.wait_for_function("document.getElementById('scrubber').max > 0")
+    return page
+
+
+def solved(page) -> str:
+    page.wait_for_selector("#verdict.right")
+    page.wait_for_function("document.getElementById('play').textContent === 'Play'")
+    return page.text_content("#verdict")
+
+
+def cell(page, number: int):
+    return page.locator(f'[data-cell="{number}"]')
+
+
+def hash_of(page) -> str:
+    return page.evaluate("decodeURIComponent(location.hash)")
+
+
+def test_opens_with_a_puzzle_being_solved_and_needs_no_network_after_that(page):
+    opened(page)
+    assert "checked by the rules" in solved(page)
+    assert page.text_content("#parameters") == "37,091"
+    first = page.evaluate("performance.getEntriesByType('resource').map((each) => each.encodedBodySize)")
+    assert sum(first) < 15e6
+    page.context.set_offline(True)
+    page.select_option("#example", label="9\u00d79, few clues")
+    page.wait_for_function("location.hash.includes('..1..93')")
+    assert "checked by the rules" in solved(page)
+
+
+def test_a_puzzle_is_typed(page):
+    solved(opened(page, "sudoku-9x9", FOUR))
+    page.click("summary")
+    page.click("#blank")
+    assert "several solutions" in page.text_content("#verdict")
+    page.uncheck("#keep")
+    cell(page, 0).focus()
+    for key in ("1", "ArrowRight", "2", "ArrowRight", "3", "ArrowDown", "2", "ArrowLeft", "5", "Delete"):
+        page.keyboard.press(key)
+    page.wait_for_function("document.getElementById('text').value === '123...2.........'")
+    for number, key in ((4, "3"), (8, "2"), (15, "2")):
+        cell(page, number).focus()
+        page.keyboard.press(key)
+    page.wait_for_function("location.hash.includes('123.3.2.2......2')")
+    solved(page)
+    assert cell(page, 0).get_attribute("aria-label") == "row 1, column 1: 1, given"
+    assert cell(page, 3).get_attribute("aria-label") == "row 1, column 4: answer 4"
+
+
+def test_text_is_read_in_many_forms_and_faults_are_named(page):
+    solved(opened(page))
+    page.click("summary")
+
+    def read(text: str) -> str:
+        page.fill("#text", text)
+        page.click("#read")
+        return page.text_content("#verdict")
+
+    assert "15 cells make no Sudoku" in read("2.4.......2....")
+    assert "is no digit of a 4\u00d74 Sudoku" in read("2.4.......2....x")
+    page.fill("#text", "2 . | 4 .\n. . | . .\n----+----\n. . | 2 .\n. . | . 3")
+    page.click("#read")
+    page.wait_for_function(f"location.hash.includes('{FOUR}')")
+    solved(page)
+    page.fill("#text", "22" + "." * 14)
+    page.click("#read")
+    page.wait_for_selector("#verdict.wrong")
+    assert "Contradictory clues" in page.text_content("#verdict")
+    page.fill("#text", "S..\n.#.\n..G")
+    page.click("#read")
+    page.wait_for_function("document.getElementById('model').value === 'maze-30x30'")
+    page.wait_for_function("document.getElementById('scrubber').max > 0")
+    assert "of its answer" in page.text_content("#verdict")
+
+
+def test_a_wrong_answer_is_called_wrong(page):
+    opened(page, "sudoku-9x9", FAMOUS)
+    page.fill("#depth", "3")
+    page.locator("#depth").blur()
+    page.wait_for_selector("#verdict.wrong")
+    words = page.text_content("#verdict")
+    assert re.search(r"Not solved: \d+ cells break the rules", words)
+    assert re.search(r"The exact solver's answer differs in \d+ cells", words)
+    page.click("#play")  # thinks on, twice as deep
+    page.wait_for_function("document.getElementById('where').textContent.startsWith('step 5')")
+
+
+def test_the_scrubber_goes_through_steps_and_cycles(page):
+    solved(opened(page))
+    frames = int(page.get_attribute("#scrubber", "max"))
+    page.locator("#scrubber").fill("0")
+    assert page.text_content("#where") == "before the first step"
+    assert page.locator("#board text.answer").all_text_contents() == [""] * 58
+    page.locator("#scrubber").fill("2")
+    assert page.text_content("#where") == "step 1, cycle 2 of 3"
+    assert page.locator("#latent-curve .curve").count() == 1
+    page.locator("#scrubber").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.text_content("#where") == "step 1, cycle 3 of 3"
+    page.locator("#scrubber").fill(str(frames))
+    page.wait_for_selector("#verdict.right")
+
+
+def test_pokes_are_recovered_from(page):
+    solved(opened(page))
+    frames = int(page.get_attribute("#scrubber", "max"))
+    cell(page, 0).click()  # erases the answer of an open cell
+    page.wait_for_function(f"document.getElementById('scrubber').max > {frames}")
+    solved(page)
+    frames = int(page.get_attribute("#scrubber", "max"))
+    page.click("#disturb")
+    page.wait_for_function(f"document.getElementById('scrubber').max > {frames}")
+    solved(page)
+    page.click('[aria-label$=", given"]')
+    assert "that is a clue" in page.text_content("#note")
+
+
+def test_a_maze_is_drawn_and_its_goal_moved_while_it_thinks(page):
+    solved(
+        opened(page, "maze-30x30", "S......./.######./......../.######./......../.######./......../.......G")
+    )
+    frames = int(page.get_attribute("#scrubber", "max"))
+    cell(page, 56).click()  # the tool to begin with moves the goal
+    page.wait_for_function(f"document.getElementById('scrubber').max > {frames}")
+    assert hash_of(page).endswith("/G.......")
+    page.click('[data-tool="wall"]')
+    start, end = cell(page, 32).bounding_box(), cell(page, 34).bounding_box()
+    page.mouse.move(start["x"] + 5, start["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(end["x"] + 5, end["y"] + 5, steps=8)
+    page.mouse.up()
+    page.wait_for_function("decodeURIComponent(location.hash).includes('/###...../')")
+    cell(page, 8).focus()
+    page.keyboard.press("#")
+    page.wait_for_function("decodeURIComponent(location.hash).includes('/#######./')")
+
+
+def test_rollouts_stand_side_by_side_and_one_is_chosen(page):
+    solved(opened(page, "mini", SIX))
+    page.fill("#noise", "0.3")
+    page.locator("#noise").blur()
+    page.select_option("#count", "4")
+    page.wait_for_selector("#rollouts button:nth-child(4)")
+    page.wait_for_function("document.getElementById('scrubber').max > 0")
+    page.wait_for_function("document.getElementById('play').textContent === 'Play'")
+    assert re.match(r"Rollout \d is chosen: (the rules confirm|no answer is)", page.text_content("#chosen"))
+    page.click("#rollouts button:nth-child(3)")
+    assert page.get_attribute("#rollouts button:nth-child(3)", "aria-pressed") == "true"
+
+
+def test_links_carry_model_and_puzzle_and_damaged_ones_still_open(page):
+    solved(opened(page, "mini", SIX))
+    assert page.input_value("#model") == "mini"
+    page.goto("about:blank")
+    page.goto("#model=none&puzzle=12345")
+    page.wait_for_function("document.getElementById('note').textContent.includes('The link holds no puzzle')")
+    solved(page)
+
+
+def test_the_picture_is_saved(page, tmp_path):
+    solved(opened(page))
+    with page.expect_download() as download:
+        page.click("#picture")
+    download.value.save_as(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_phone_and_has_no_serious_fault_of_accessibility(page, scheme: str):
+    if not AXE.is_file():
+        missing("axe-core is not here: npm install")
+    page.emulate_media(color_scheme=scheme)
+    for width in (360, 1200):
+        page.set_viewport_size({"width": width, "height": 800})
+        solved(opened(page))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.click("summary")
+        page.add_script_tag(path=AXE)
+        found = page.evaluate("axe.run()")["violations"]
+        serious = [each for each in found if each["impact"] in ("serious", "critical")]
+        assert not serious, [(each["id"], each["nodes"][0]["html"]) for each in serious]
+        page.goto("about:blank")
+
+
+AGREE = """async ([folder, puzzles, steps]) => {
+  const { LocalEngine } = await import("./engine.js");
+  const { families } = await import("./families/index.js");
+  const { Thinking } = await import("./thinking.js");
+  const engine = await LocalEngine.open(folder);
+  const family = families[engine.about.family.name];
+  const answers = [];
+  for (const puzzle of puzzles) {
+    const { board, tokens } = family.parse(puzzle);
+    const thinking = new Thinking(engine, family, board, tokens);
+    for (let step = 0; step < steps; step++) await thinking.step();
+    const last = thinking.frames.at(-1).rollouts[0];
+    answers.push([Array.from(last.answer), last.halt, last.verdict.right]);
+  }
+  engine.close();
+  return answers;
+}"""
+
+
+@pytest.mark.parametrize("name", ["mini", "sudoku-9x9", "maze-30x30"])
+def test_the_browser_thinks_as_pytorch_does(page, name: str):
+    count, steps = int(os.environ.get("PAGE_PUZZLES", "4")), 4
+    boards = MazeConfig(height=12, width=12) if name == "maze-30x30" else None
+    found = pretrained.load(name, ComputeConfig(device="cpu", kernels="torch"), boards)
+    family = found.family
+    generator = found.config.family.data().generator().model_copy(update={"test": count, "train": 0})
+    tokens_NL = family.generate(generator, 3, (), lambda done: None)["test"][0]
+    tokens_BL = torch.from_numpy(tokens_NL).long()
+    *_, last = think(found.model, tokens_BL, torch.zeros(count, dtype=torch.long), steps, never)
+    texts = [family.text(tokens_L) for tokens_L in tokens_NL]
+    page.goto("")
+    got = page.evaluate(AGREE, [f"models/{name}/", texts, steps])
+    answers_NL = np.array([answer for answer, _, _ in got])
+    alike = (answers_NL == last.answer_AL.numpy()).all(1)
+    assert alike.all(), f"{alike.sum()} of {count} answers are the same"
+    np.testing.assert_allclose([halt for _, halt, _ in got], last.halt_A.sigmoid(), atol=0.01)
+    right = [family.verify(t, a) for t, a in zip(tokens_NL, answers_NL.astype(np.uint8), strict=True)]
+    assert [verdict for _, _, verdict in got] == right
+
+
+RULES = """async ([name, cases]) => {
+  const family = (await import("./families/index.js")).families[name];
+  return cases.map(([puzzle, answer]) => {
+    const { board, tokens } = family.parse(puzzle);
+    return family.verdict(board, tokens, Uint8Array.from(answer)).right;
+  });
+}"""
+
+
+@pytest.mark.parametrize("config", [SudokuConfig(box_rows=2, box_cols=3), MazeConfig(height=9, width=9)])
+def test_the_page_judges_as_the_rules_do(page, config):
+    family = config.build()
+    generator = config.data().generator().model_copy(update={"test": 6, "train": 0})
+    if config.name == "maze":
+        generator = generator.model_copy(update={"min_path": 5})
+    tokens_NL, answers_NL, _ = family.generate(generator, 1, (), lambda done: None)["test"]
+    draw = np.random.default_rng(0)
+    cases, right = [], []
+    for tokens_L, answer_L in zip(tokens_NL, answers_NL, strict=True):
+        for wrong in range(4):
+            given_L = answer_L.copy()
+            where = draw.choice(len(given_L), wrong, replace=False)
+            given_L[where] = draw.integers(1, family.vocab_size, wrong)
+            cases.append((family.text(tokens_L), given_L.tolist()))
+            right.append(family.verify(tokens_L, given_L))
+    page.goto("")
+    assert page.evaluate(RULES, [config.name, cases]) == right
+    assert {True, False} <= set(right)
+
+
+def test_every_model_of_the_site_was_checked():
+    if not (SITE / "models.json").is_file():
+        missing("no page in the folder site: run make page")
+    for entry in json.loads((SITE / "models.json").read_text()):
+        check = entry["about"]["check"]
+        assert check["answers_alike"] == check["puzzles"], entry["name"]

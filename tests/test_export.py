@@ -1,0 +1,173 @@
+"""Exported graphs: every kind of model and mixing, against the model itself; and what is refused."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+
+from trm import cli, export, pretrained
+from trm.config import ModelConfig
+from trm.errors import UserError
+from trm.models import build
+from trm.pretrained import Pretrained, PretrainedConfig
+from trm.puzzles.grid.config import GridConfig
+from trm.puzzles.maze.config import MazeConfig
+from trm.puzzles.sudoku.config import SudokuConfig
+from trm.puzzles.table import Puzzles, from_arrays
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"width": 8, "heads": 2, "layers": 1, "inner": 8, "T": 2, "n": 2, "expansion": 0.1}
+KINDS = {
+    "single latent": {**SMALL, "single_latent": True, "mixing": "mixer", "n": 1},
+    "hrm with puzzle embeddings": {**SMALL, "kind": "hrm", "prefix": 2, "puzzle_width": 12, "n": 1},
+    "transformer": {**SMALL, "kind": "transformer"},
+}
+FREE = {
+    "convolution": ({**SMALL, "mixing": "convolution", "n": 1}, MazeConfig(height=3, width=5)),
+    "candidates": (
+        {**SMALL, "kind": "candidates", "mixing": "relations", "halting": "every", "conflict_head": True},
+        SudokuConfig(box_rows=2, box_cols=3),
+    ),
+}
+
+
+def made(options: dict, family: SudokuConfig | MazeConfig | GridConfig = tiny.CONFIG) -> Pretrained:
+    """An untrained model whose heads say something."""
+    torch.manual_seed(1)
+    puzzles = 3 if options.get("puzzle_width") else 1
+    config = PretrainedConfig(family=family, model=ModelConfig(**options), puzzles=puzzles, steps=3)
+    model = build(config.model, family.build().problem(puzzles)).eval()
+    for head in model.modules():
+        if isinstance(head, torch.nn.Linear) and head.bias is not None:
+            torch.nn.init.normal_(head.weight)
+    if puzzles > 1:
+        torch.nn.init.normal_(model.get_parameter("embed.puzzle.weight"))
+    return Pretrained(config, model, family.build(), None, Path())
+
+
+def drawn(found: Pretrained, count: int = 3) -> Puzzles:
+    """Random tokens, which every model can think about."""
+    generator = np.random.default_rng(0)
+    shape = (count, found.family.length)
+    tokens_NL = generator.integers(1, found.family.vocab_size, shape).astype(np.uint8)
+    ids_N = generator.integers(0, found.config.puzzles, count)
+    return from_arrays(tokens_NL, tokens_NL, puzzle_N=ids_N)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_computes_the_same_as_pytorch(kind: str, tmp_path):
+    found = made(KINDS[kind])
+    check = export.export(found, tmp_path / "out", drawn(found))
+    assert check.answers_alike == check.puzzles == 3
+    assert 0 < check.largest < 1e-4
+    about = json.loads((tmp_path / "out/model.json").read_text())
+    assert about["check"]["largest"] == check.largest
+    assert not about["any_board"]
+    assert about["signs"][2] == {"text": "1", "kind": "symbol"}
+    ids = "puzzle_ids" in about["graphs"]["step"]["inputs"]
+    assert ids == ("puzzle_width" in KINDS[kind])
+    assert ("z" in about["start"]) == (kind not in ("single latent", "transformer"))
+    for path in (tmp_path / "out").glob("*.onnx"):
+        graph = onnx.load(path).graph
+        for value in [*graph.input, *graph.output]:
+            sizes = value.type.tensor_type.shape.dim
+            assert sizes[0].dim_param, f"{value.name}: the batch is free"
+            assert all(size.dim_param or size.dim_value > 0 for size in sizes), "no axis is empty"
+
+
+@pytest.mark.parametrize("kind", FREE)
+def test_graphs_of_weights_for_every_board_take_other_boards(kind: str, tmp_path):
+    options, family = FREE[kind]
+    found = made(options, family)
+    check = export.export(found, tmp_path / "out", drawn(found))
+    assert check.answers_alike == 3
+    about = json.loads((tmp_path / "out/model.json").read_text())
+    assert about["any_board"]
+    other = MazeConfig(height=6, width=4) if kind == "convolution" else SudokuConfig(box_rows=2, box_cols=2)
+    larger = made(options, other)
+    larger.model.load_state_dict(found.model.state_dict())
+    view, puzzles = export.View(larger.model), drawn(larger, 2)
+    runner = export.Runner(tmp_path / "out", about)
+    with torch.inference_mode():
+        tokens_BL = torch.from_numpy(puzzles.tokens_NL).long()
+        state = larger.model.initial_state(2)
+        values = {
+            "tokens": tokens_BL.view(2, *view.cells).numpy(),
+            "y": state.y_BSD.reshape(2, *view.positions, -1).numpy(),
+            "z": state.z_BSD.reshape(2, *view.positions, -1).numpy(),
+        }
+        state, out = larger.model.step(state, larger.model.encode(tokens_BL, tokens_BL[:, 0]))
+    for calls in (["step"], about["calls"]):
+        got = runner.call(calls, values)
+        np.testing.assert_allclose(got["logits"], out.logits_BLV, atol=1e-4)
+        np.testing.assert_allclose(got["halt"], out.halt_B, atol=1e-4)
+        np.testing.assert_allclose(got["y"].reshape(state.y_BSD.shape), state.y_BSD, atol=1e-4)
+        if kind == "candidates":
+            np.testing.assert_allclose(got["conflict"], out.conflict_BL, atol=1e-4)
+
+
+def test_graphs_that_differ_are_not_written(tmp_path, monkeypatch):
+    found = made(KINDS["transformer"])
+    export.export(found, tmp_path / "out", drawn(found))
+    older = (tmp_path / "out/model.json").read_bytes()
+    graph = onnx.load(tmp_path / "out/answer.onnx")
+    monkeypatch.setattr(export, "_exported", lambda part: graph)
+    with torch.no_grad():
+        found.model.get_parameter("answer_head.weight").add_(1)
+    with pytest.raises(UserError, match="more than rounding"):
+        export.export(found, tmp_path / "out", drawn(found))
+    assert (tmp_path / "out/model.json").read_bytes() == older
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_candidates_whose_symbols_are_not_the_last_tokens_keep_their_board():
+    rules = {"rows": "all_different", "columns": "all_different"}
+    grid = GridConfig(height=2, width=2, symbols=("1", "2", "."), permute=("1", "2"), rules=rules)
+    assert "not the last tokens" in export.View(made(FREE["candidates"][0], grid).model).fixed
+
+
+def test_puzzles_to_check_on_are_made_by_the_family():
+    assert len(export.example_puzzles(made(KINDS["single latent"]), 2)) == 2
+    grid = GridConfig(height=2, width=2, symbols=("1", "2"))
+    with pytest.raises(UserError, match="give --data FILE"):
+        export.example_puzzles(made(KINDS["transformer"], grid), 2)
+
+
+def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+
+    def fault(*arguments: str) -> str:
+        assert cli.main(["export", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
+    assert "trm export MODEL --out FOLDER" in fault("mini")
+    assert "holds something else" in fault("mini", "--out", str(tmp_path / "full"))
+    assert "at least 1" in fault("mini", "--out", str(tmp_path / "new"), "--check", "0")
+    assert "does not fit the board" in fault("mini", "--out", str(tmp_path / "new"), "--board", "1" * 81)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "pip install 'trm[export]'" in fault("mini", "--out", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_example_of_the_documentation_solves_a_puzzle(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs/EXPORT.md").read_text()
+    (command,) = re.findall(r"^trm (export .*)$", text, flags=re.MULTILINE)
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command.split(), "--check", "2"]) == 0
+    assert "2 of 2 answers are the same" in capsys.readouterr().out
+    size = {path.stem: path.stat().st_size for path in Path("exported/mini").glob("*.onnx")}
+    assert size["step"] < 2 * size["answer"], "a step of six updates holds their weights once"
+    exec(compile(example, "EXPORT.md", "exec"), {})  # our own text, and the point of the test
+    puzzle, answer = capsys.readouterr().out.split()[-2:]
+    family = pretrained.find("mini")[1].family.build()
+    assert family.verify(family.parse(puzzle), family.parse(answer))

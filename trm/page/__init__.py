@@ -1,0 +1,87 @@
+"""The page that shows a network think: static files, and the models that it opens, put into one folder.
+
+The front end is the JavaScript beside this file; `families/` there holds the rules and the looks of one
+family each. A site needs no server of its own: any host of static files will do.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from trm import export
+from trm.errors import UserError
+from trm.files import full_disk_is_a_user_error
+from trm.pretrained import Pretrained
+
+# The families that the page can draw.
+FAMILIES = ("sudoku", "maze")
+RUNTIME = "onnxruntime-web"
+# The files of the runtime that a browser loads.
+RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+_FRONT_END = (".html", ".css", ".js")
+
+
+def build(
+    models: Iterable[tuple[str, Pretrained]],
+    folder: Path,
+    check: int = 4,
+    say: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Write the site to a folder and return its size in bytes.
+
+    `models` are names and weights; every one is exported and checked on `check` puzzles first. UserError for
+    a family that the page does not know, where the runtime or a package is missing, and as `export` does.
+    """
+    models = list(models)
+    for name, found in models:
+        if (family := found.config.family.name) not in FAMILIES:
+            raise UserError(f"{name}: the page draws {' and '.join(FAMILIES)}, not {family}")
+    runtime = _runtime()
+    export.needed()
+    with full_disk_is_a_user_error(f"{folder} is not complete"), tempfile.TemporaryDirectory() as scratch:
+        listed: list[dict[str, Any]] = []
+        for name, found in models:
+            made = Path(scratch) / name
+            export.export(
+                found, made, export.example_puzzles(found, check), lambda line, of=name: say(f"{of}: {line}")
+            )
+            about = json.loads((made / export.MODEL).read_text(encoding="utf-8"))
+            listed.append({"name": name, "folder": f"models/{name}/", "about": about})
+            into = folder / "models" / name
+            into.mkdir(parents=True, exist_ok=True)
+            # The page takes the updates one by one: a whole step would only repeat their weights.
+            wanted = {about["graphs"][call]["file"] for call in about["calls"]} | {export.MODEL}
+            for file in wanted:
+                shutil.copyfile(made / file, into / file)
+        front_end = Path(str(resources.files("trm.page")))
+        for file in front_end.rglob("*"):
+            if file.suffix in _FRONT_END:
+                into = folder / file.relative_to(front_end)
+                into.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, into)
+        (folder / "vendor").mkdir(exist_ok=True)
+        for file in RUNTIME_FILES:
+            shutil.copyfile(runtime / file, folder / "vendor" / file)
+        for entry in listed:
+            del entry["about"]["start"]  # the model's own file has it
+        (folder / "models.json").write_text(json.dumps(listed), encoding="utf-8")
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _runtime() -> Path:
+    """The folder with the browser's runtime: beside the page, or where npm puts it; UserError says how to."""
+    places = [
+        Path(str(resources.files("trm.page"))) / "vendor",
+        Path("node_modules") / RUNTIME / "dist",
+    ]
+    for place in places:
+        if all((place / file).is_file() for file in RUNTIME_FILES):
+            return place
+    raise UserError(
+        f"the page needs {RUNTIME}, which is not here: run `make page`, or `npm install {RUNTIME}@1.22.0` in "
+        "this folder"
+    )
