@@ -230,11 +230,13 @@ def _answered(
 ) -> Iterator[tuple[_Row, Prediction]]:
     """Every row with what the network predicts for it, computed chunk by chunk."""
 
-    def answered(part: list[_Row]) -> Iterator[tuple[_Row, Prediction]]:
-        return zip(part, _answer(found, part, steps, all_steps), strict=True)
+    def answered(part: list[_Row]) -> list[list[tuple[_Row, Prediction]]]:
+        return [list(zip(part, _answer(found, part, steps, all_steps), strict=True))]
 
-    for done, each in enumerate(processes.deal(_chunks(rows, chunk_size(found.model)), answered), start=1):
-        yield each
+    done = 0
+    for part in processes.deal(_chunks(rows, chunk_size(found.model)), answered):
+        yield from part
+        done += len(part)
         progress(done)
 
 
