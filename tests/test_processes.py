@@ -64,8 +64,8 @@ def forks_inherit_what_is_compiled(tmp_path_factory) -> None:
 
 
 def short(**changes: dict) -> RunConfig:
-    """Six steps, with an evaluation and a checkpoint in the middle."""
-    train = {"steps": 6, "log_every": 1, "eval_every": 3, "checkpoint_every": 3, "loggers": ()}
+    """Four steps, with an evaluation and a checkpoint in the middle."""
+    train = {"steps": 4, "log_every": 1, "eval_every": 2, "checkpoint_every": 2, "loggers": ()}
     return config(**EXACT | changes | {"train": train | changes.get("train", {})})
 
 
@@ -108,10 +108,10 @@ def assert_the_same_run(folder: Path, alone: Path) -> None:
     assert all(torch.allclose(weights[0][name], w, atol=1e-11) for name, w in weights[1].items())
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_several_processes_train_as_one(tmp_path: Path, name: str):
+@pytest.mark.parametrize(("name", "count"), [("attention", 2), ("hrm", 2), ("puzzles", 3), ("search", 2)])
+def test_several_processes_train_as_one(tmp_path: Path, name: str, count: int):
     settings = short(**CHANGES[name])
-    alone, several = by(1, settings, tmp_path / "alone"), by(3, settings, tmp_path / "several")
+    alone, several = by(1, settings, tmp_path / "alone"), by(count, settings, tmp_path / "several")
     assert_the_same_run(several, alone)  # 8 rows, of which three processes have 2, 3 and 3
     assert not (tmp_path / "several.log1").read_text()
 
@@ -119,9 +119,8 @@ def test_several_processes_train_as_one(tmp_path: Path, name: str):
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path):
     settings = short(**CHANGES["search"])
     alone, changing = by(1, settings, tmp_path / "alone"), tmp_path / "changing"
-    by(2, settings, changing, 2)
-    by(1, None, changing, 4)
-    by(4, None, changing)
+    by(3, settings, changing, 3)
+    by(2, None, changing)
     assert_the_same_run(changing, alone)
 
 
@@ -134,7 +133,7 @@ def test_only_puzzle_embeddings_are_trained_by_two(tmp_path: Path):
 
 
 def test_float32_differs_by_its_rounding(tmp_path: Path):
-    settings = config(train={"steps": 6, "log_every": 1, "eval_every": 6, "loggers": ()})
+    settings = config(train={"steps": 4, "log_every": 1, "eval_every": 4, "loggers": ()})
     for count in (1, 2):
         folder = tmp_path / str(count)
         together.together(count, lambda folder=folder: train(settings, folder) and None, tmp_path / "log")
@@ -143,7 +142,7 @@ def test_float32_differs_by_its_rounding(tmp_path: Path):
     assert metrics(tmp_path / "2", "eval")[0]["n"] == 12
 
 
-LONG = {"steps": 100_000, "eval_every": 100_000, "checkpoint_every": 5, "log_every": 1, "loggers": ()}
+LONG = {"steps": 100_000, "eval_every": 100_000, "checkpoint_every": 2, "log_every": 1, "loggers": ()}
 
 
 def begun(folder: Path, ids: list[int]) -> None:
@@ -228,13 +227,13 @@ def test_weights_that_have_come_apart_are_not_saved(tmp_path: Path, monkeypatch)
 
     def drift(self: _Run) -> None:
         step(self)
-        if self.group.rank == 1 and self.step == 2:
+        if self.group.rank == 1 and self.step == 1:
             self.module.answer_head.weight.data[0, 0] += 1e-6
 
     monkeypatch.setattr(_Run, "one_step", drift)
     ids = together.start(2, lambda: train(short(), tmp_path / "run") and None, tmp_path / "log")
     assert together.join(ids) == [2, 2]
-    assert "at step 3 the processes no longer have the same weights" in (tmp_path / "log0").read_text()
+    assert "at step 2 the processes no longer have the same weights" in (tmp_path / "log0").read_text()
     assert not checkpoint.steps_saved(tmp_path / "run" / "checkpoints")
 
 
@@ -386,11 +385,12 @@ def test_puzzles_are_solved_by_several_in_their_order(puzzles: Path, small_batch
     assert codes == [2, 2] and "pictures of the way are for one process" in words
 
 
-def test_a_search_is_the_same_by_several(tmp_path: Path, small_batches: None):
+def test_a_search_is_the_same_by_several(tmp_path: Path, small_batches: None, monkeypatch):
+    monkeypatch.setattr(solver, "_PARTS", 1)
     torch.manual_seed(0)
     config = ModelConfig(kind="candidates", mixing="relations", halting="every", width=8, heads=1, layers=1)
     model = build(config, tiny.TASK.problem(), tiny.EXACT)
-    asked = list(tiny.PUZZLES) * 3
+    asked = list(tiny.PUZZLES)
     alone = Solver(model, tiny.TASK, 4).solve(asked, Effort(search=50))
 
     def work() -> None:
@@ -431,7 +431,7 @@ def test_answers_in_a_file_go_on_where_they_stopped(puzzles: Path, small_batches
     asked = ["solve", "--file", str(puzzles / "puzzles.csv"), "--model", str(puzzles / "model")]
     _, whole = said(1, puzzles, *asked, "--json")
     asked += ["--out", str(out)]
-    for kept in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
+    for kept in (0, len(whole) - 1, len(whole)) if count == 1 else (len(whole) // 2,):
         out.write_bytes(whole.encode()[:kept])
         codes, words = said(count, puzzles, *asked)
         assert rounded(out.read_text()) == rounded(whole) and codes == [1] * count, words

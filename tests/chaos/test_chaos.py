@@ -27,10 +27,10 @@ from trm.inference import evaluate
 from trm.training import checkpoint, loop
 from trm.training.loop import train
 
-KILLS = int(os.environ.get("KILLS", "3"))
-EVERY = int(os.environ.get("EVERY", "31"))
+KILLS = int(os.environ.get("KILLS", "2"))
+EVERY = int(os.environ.get("EVERY", "61"))
 SETTINGS = config(
-    train={"steps": 12, "log_every": 1, "eval_every": 4, "checkpoint_every": 1, "loggers": ()},
+    train={"steps": 8, "log_every": 1, "eval_every": 4, "checkpoint_every": 1, "loggers": ()},
 )
 
 
@@ -233,7 +233,7 @@ def test_a_folder_is_copied_while_it_is_written(tmp_path: Path, undisturbed):
     folder, copies = tmp_path / "run", []
     ids = together.start(1, lambda: go_on(folder), tmp_path / "log")
     while os.waitpid(ids[0], os.WNOHANG)[0] == 0:
-        if checkpoint.steps_saved(folder / "checkpoints") and len(copies) < max(3, KILLS // 10):
+        if checkpoint.steps_saved(folder / "checkpoints") and len(copies) < max(2, KILLS // 10):
             copies.append(tmp_path / f"copy{len(copies)}")
             os.system(f"cp -r {folder} {copies[-1]} 2>/dev/null")  # files may vanish meanwhile
         time.sleep(0.05)
