@@ -67,7 +67,8 @@ def fit(
         if isinstance(puzzles, str | Path)
         else grids.from_arrays(*puzzles, height=height)
     )
-    _check_answers(rows, verify)
+    if verify is not None:
+        _check_answers(rows, verify)
     base = load_recipe(recipe) if isinstance(recipe, str) else recipe
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch if out is None else out)
@@ -90,13 +91,13 @@ def fit(
         return Solver(solver.model, Grid(family.config, verify), solver.training_steps)
 
 
-def _check_answers(rows: Sequence[Row], verify: Confirm | None) -> None:
+def _check_answers(rows: Sequence[Row], verify: Confirm) -> None:
     """Raise UserError for a known answer that a function does not accept."""
-    for row in rows if verify is not None else ():
+    for row in rows:
         question, answer = (
             [line.split(" ") for line in text.split("/")] for text in (row.question, row.answer)
         )
-        if verify is not None and not verify(question, answer):
+        if not verify(question, answer):
             raise UserError(f"{row.where}: verify does not accept this answer; correct one of the two")
 
 

@@ -240,8 +240,11 @@ def _making(config: PretrainedConfig, recipe: Mapping[str, Any]) -> str:
 def _usage(config: PretrainedConfig, repo: str) -> str:
     group = config.family.build().commands
     if group:
-        shell = f"pip install trm\\ntrm {group} eval {repo} --data FILE --submission submission.json"
-        return f"```\\n{shell}\\ntrm {group} solve new_task.json --model {repo}\\n```".replace("\\n", "\n")
+        shell = (
+            f"pip install trm\ntrm {group} eval {repo} --data FILE --submission submission.json\n"
+            f"trm {group} solve new_task.json --model {repo}"
+        )
+        return f"```\n{shell}\n```"
     python = (
         f'import trm\n\nsolver = trm.load("{repo}")\nanswer = solver.solve(puzzle)[0]  # a text, row by row\n'
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trm.puzzles.records import Lines
 
 _EFFORT = Effort()
-_DECISIONS = 1000  # of a model that can search, where nothing is said of effort
+_DECISIONS = 2000  # of a model that can search, where nothing is said of effort
 _LISTED = 20  # skipped puzzles that are named one by one
 
 

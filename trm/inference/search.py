@@ -41,7 +41,7 @@ from trm.puzzles.family import Family
 # Branches of one puzzle whose states are kept; one less likely starts anew if it is ever taken up. Where so
 # many of large boards would not fit, fewer are.
 KEPT = 128
-_KEPT_BYTES = 2**30  # of all puzzles at work
+_KEPT_BYTES = 2**31  # of all puzzles at work
 # Branches that wait, of all puzzles at work: each takes some kilobytes.
 _WAITING = 1_000_000
 
