@@ -383,6 +383,8 @@ def test_puzzles_are_solved_by_several_in_their_order(puzzles: Path, small_batch
     assert codes == one * 2 and shared == alone and len(alone.splitlines()) == 9
     codes, words = said(2, puzzles, *asked[:-1])
     assert codes == [2, 2] and "pictures of the way are for one process" in words
+    codes, words = said(2, puzzles, "solve", "-", *asked[3:])
+    assert codes == [2, 2] and "standard input is for one process" in words
 
 
 def test_a_search_is_the_same_by_several(tmp_path: Path, small_batches: None, monkeypatch):
