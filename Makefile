@@ -1,6 +1,7 @@
 # make setup           the environment in .venv
 # make test            lint, types and all tests
 # make fuzz            an hour of damaged files (TRM_FUZZ_SECONDS=600 make fuzz: ten minutes)
+# make chaos           runs that are killed, starved and interrupted, very often
 # make demo            train the small 6x6 Sudoku model, evaluate it, watch it solve
 # make docs            the documentation site, in build/site
 # make notebooks       run the notebooks as they stand and keep what they print
@@ -17,7 +18,7 @@ RUNTIME := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wa
 PAGE := trm/export.py $(shell find trm/page -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.py')
 PYTHONS ?= $(PYTHON)
 
-.PHONY: setup test fuzz demo docs notebooks release-check page test-page clean
+.PHONY: setup test fuzz chaos demo docs notebooks release-check page test-page clean
 
 setup: .venv/ready
 
@@ -42,6 +43,9 @@ test: setup
 
 fuzz: setup
 	TRM_FUZZ_SECONDS=$${TRM_FUZZ_SECONDS:-3600} $(BIN)/pytest tests/fuzz
+
+chaos: setup
+	KILLS=100 EVERY=1 $(BIN)/pytest -s tests/chaos
 
 demo: setup
 	@rm -rf $(RUN)

@@ -204,7 +204,7 @@ def slots(rows: int = 8, steps: int = 24) -> None:
 def flight(model: RecursiveModel, puzzles: Puzzles, rows: int, steps: int) -> list[list[int]]:
     """For every optimizer step, which supervision step each row gets; the weights stay as they are."""
     supervision = trm.load_recipe("mini").supervision
-    batches = Batches(puzzles, rows, as_they_are(puzzles, "cpu"), "cpu")
+    batches = Batches(puzzles, range(rows), as_they_are(puzzles, "cpu"), "cpu")
     slots = empty_slots(model, batches.batch(0, torch.tensor(0)))
     counts = []
     for number in range(steps):

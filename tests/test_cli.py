@@ -140,7 +140,7 @@ BAD = [
     ([*SOLVE, PUZZLES[0], "--no-symmetries"], "symmetries False would do nothing for one rollout"),
     (
         [*SOLVE, PUZZLES[0], "--rollouts", "1000001"],
-        "less than or equal to 1000000",
+        "give at most 1000000",
     ),
     (["solve", "lines.txt"], "lines.txt is a file: to read puzzles from it, write --file lines.txt"),
     (["solve", "nothing.csv"], "there is no file nothing.csv"),

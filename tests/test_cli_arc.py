@@ -225,7 +225,7 @@ def test_train_from_a_recipe_stop_and_go_on(trm: Run, here: Path):
         *("--family.variants", "3", "--data.hold-out", "1"),
     )
     assert (code, err) == (0, "")
-    assert "stopped at step 1, saved; go on with `trm train --resume second`" in out
+    assert "stopped at step 1, saved; resume it with `trm train --resume second`" in out
     settings = load_config(here / "second" / "config.yaml")
     assert (settings.family.model_dump()["variants"], settings.data.hold_out) == (3, 1)
     code, out, err = trm("train", "--resume", "second")
@@ -235,7 +235,7 @@ def test_train_from_a_recipe_stop_and_go_on(trm: Run, here: Path):
 
 
 def test_help_of_train_shows_the_task_of_the_recipe(trm: Run):
-    code, out, _ = trm("train", "arc.yaml", "--help")
+    code, out, _ = trm("train", "arc.yaml", "--help-all")
     assert code == 0
     assert "--family.variants" in out
     assert "--family.box-rows" not in out

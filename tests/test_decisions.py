@@ -49,7 +49,7 @@ def decisions(share: float = 1.0, longest: int = 3, contradictions: float = 0.0)
     torch.manual_seed(0)
     config = SupervisionConfig(decisions=share, longest_wrong=longest, contradictions=contradictions)
     model = build(ModelConfig(**CANDIDATES, **SMALL), TASK.problem())
-    made = Decisions(config, model, ROWS)
+    made = Decisions(config, model, range(ROWS))
     made.begin(torch.ones(ROWS, dtype=torch.bool), slots(0).batch, key(99))
     return made
 

@@ -153,7 +153,7 @@ def test_a_pair_comes_as_often_whatever_its_task_has_variants(folder: Path):
         of_task_N = np.isin(data.train.puzzle_N, list(table.ids(task)))
         assert data.chance_N[of_task_N].sum() == pytest.approx(count / 13)
         assert np.ptp(data.chance_N[of_task_N]) == 0
-    batches = Batches(data.train, 500, data.augment(torch.device("cpu")), "cpu", data.chance_N)
+    batches = Batches(data.train, range(500), data.augment(torch.device("cpu")), "cpu", data.chance_N)
     drawn: Tensor = torch.cat([batches.batch(0, step).puzzle_B for step in range(26)])
     share = (drawn == table.ids("few")[0]).float().mean().item()
     assert share == pytest.approx(3 / 13, abs=4 * (3 / 13 * 10 / 13 / 13_000) ** 0.5)  # uniform: 3 of 53

@@ -15,7 +15,7 @@ ORDER = [
     ("trm", "errors"),
     ("files", "jit", "rng", "terminal", "problem"),
     ("config",),
-    ("device",),
+    ("device", "processes"),
     ("kernels",),
     ("models",),
     ("puzzles",),

@@ -18,7 +18,7 @@ from typing import Any
 
 import trm
 from trm.commands.common import Volume, detail
-from trm.errors import UserError, one_line
+from trm.errors import SaidElsewhere, UserError, one_line
 
 _DESCRIPTION = """Recursive reasoning models (TRM, HRM): solve puzzles, train, evaluate.
 
@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
             detail("; ".join(f"{name}: {value}" for name, value in machine().items()))
         return work()
+    except SaidElsewhere:
+        return 2
     except UserError as error:
         if Volume.verbose:
             traceback.print_exc()

@@ -436,7 +436,7 @@ class TrainConfig(Config):
     embeddings go by the names of their puzzles; new ones start at the mean of the old ones. A model of
     candidates or convolutions may be twice as wide (width, inner): it starts with all that they know."""
     batch: int = Field(768, gt=0, le=100_000)
-    """Rows in flight (per process)."""
+    """Rows in flight, of all processes together."""
     steps: int = Field(65_104, gt=0)
     """Optimizer steps."""
     log_every: int = Field(50, gt=0)

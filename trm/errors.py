@@ -12,6 +12,10 @@ class UserError(Exception):
     """Something the user can put right: the text names the cause and the remedy in one line."""
 
 
+class SaidElsewhere(UserError):  # noqa: N818 - it is said, and there
+    """An error that another process of the same run (see `processes`) reports: nobody needs it twice."""
+
+
 def one_line(error: BaseException, most: int = 1000) -> str:
     """What an error says, on one line and not without end; what no terminal should be sent is written out."""
     text = " ".join(str(error)[: 2 * most].split())

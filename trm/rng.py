@@ -41,6 +41,11 @@ def fold(key: Tensor, value: int | Tensor) -> Tensor:
     return _mix(key * 3 + value + _GOLDEN)
 
 
+def rows(key: Tensor, numbers: range) -> Tensor:
+    """A key for each of these rows of a batch; a process that has some of the rows gets the same for them."""
+    return fold(key, torch.arange(numbers.start, numbers.stop, device=key.device))
+
+
 def of_rows(key: Tensor, value_BL: Tensor) -> Tensor:
     """A key for every row, from all its values: a sum of hashes of each at its place; int64 [B]."""
     place_L = torch.arange(value_BL.shape[1], device=value_BL.device)

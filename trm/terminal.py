@@ -58,8 +58,11 @@ class Bar:
         """What the bar would show, as a line."""
         task = self._progress.tasks[self._task]
         speed = (done - self._first) / seconds
-        left = timedelta(seconds=round((float(task.total or 0) - done) / speed)) if speed else "unknown"
         note = f"  {task.fields['note']}" if task.fields["note"] else ""
+        if task.total is None:
+            self.say(f"{task.description} {done}  {speed:.1f}/s{note}")
+            return
+        left = timedelta(seconds=round((task.total - done) / speed)) if speed else "unknown"
         self.say(f"{task.description} {done}/{task.total}  {speed:.1f}/s  eta {left}{note}")
 
     def say(self, line: str) -> None:
@@ -73,8 +76,11 @@ def pause(seconds: float) -> float:
 
 
 @contextmanager
-def bar(console: Console, label: str, total: int, done: int = 0) -> Generator[Bar]:
-    """A progress bar for `total` items; where the console is no terminal, a line now and then."""
+def bar(console: Console, label: str, total: int | None, done: int = 0) -> Generator[Bar]:
+    """A progress bar for `total` items, None where nobody knows how many there are.
+
+    Where the console is no terminal, a line now and then.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),  # a run may have any name
         BarColumn(bar_width=24),

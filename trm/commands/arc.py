@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from trm.commands.common import at_least, console, dump
+from trm.commands.common import at_least, console, dump, shared
 from trm.config import ComputeConfig, Device, Dtype
 from trm.errors import UserError, out_of_memory_is_a_user_error
 
 if TYPE_CHECKING:
     from trm.contest.predict import Answers, Score
     from trm.pretrained import Pretrained
+    from trm.processes import Processes
     from trm.puzzles.arc.readers import ArcTask
     from trm.training.loop import Outcome
 
@@ -55,26 +56,27 @@ def solve(
     from trm.contest.voting import submission
     from trm.puzzles.arc import readers
 
-    folder, outcome = _adapt(
-        "solve", source, model, out, adapt_steps, variants, only_puzzles, allow_leaks, device
-    )
-    file = folder / "submission.json"
-    if not outcome.finished:
-        console(stderr=True).print(
-            f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`, then "
-            f"`trm arc eval {folder} --data {source} --submission {file}`"
+    with shared(device) as group:
+        folder, outcome = _adapt(
+            "solve", source, model, out, adapt_steps, variants, only_puzzles, allow_leaks, device
         )
-        return 1 if outcome.signal is None else 128 + outcome.signal
-    tasks = readers.read(source)
-    found = pretrained.load(folder, ComputeConfig(device=device))
-    answers = _predict(found, tasks, None, None, False)
-    _write_submission(answers, tasks, file)
-    if json:
-        print(dump(submission(answers.ranked)))
-    else:
-        _show(answers, tasks)
-        print(f"{file}: two attempts for every test input")
-    return 0
+        file = folder / "submission.json"
+        if not outcome.finished:
+            console(stderr=True).print(
+                f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`, then "
+                f"`trm arc eval {folder} --data {source} --submission {file}`"
+            )
+            return 1 if outcome.signal is None else 128 + outcome.signal
+        tasks = readers.read(source)
+        found = pretrained.load(folder, ComputeConfig(device=device))
+        answers = _predict(found, tasks, None, None, False, group)
+        group.by_first(lambda: _write_submission(answers, tasks, file))
+        if json:
+            print(dump(submission(answers.ranked)))
+        else:
+            _show(answers, tasks)
+            print(f"{file}: two attempts for every test input")
+        return 0
 
 
 def adapt(
@@ -108,14 +110,15 @@ def adapt(
         allow_leaks: Go on even if the model was trained on test pairs of these tasks.
         device: Where to compute.
     """
-    folder, outcome = _adapt(
-        "adapt", source, model, out, adapt_steps, variants, only_puzzles, allow_leaks, device
-    )
-    if outcome.finished:
-        print(f"weights: {folder}; try `trm arc eval {folder} --data {source} --submission FILE`")
-        return 0
-    print(f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`")
-    return 0 if outcome.signal is None else 128 + outcome.signal
+    with shared(device):
+        folder, outcome = _adapt(
+            "adapt", source, model, out, adapt_steps, variants, only_puzzles, allow_leaks, device
+        )
+        if outcome.finished:
+            print(f"weights: {folder}; try `trm arc eval {folder} --data {source} --submission FILE`")
+            return 0
+        print(f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`")
+        return 0 if outcome.signal is None else 128 + outcome.signal
 
 
 def evaluate(
@@ -161,32 +164,33 @@ def evaluate(
     if not model or not data:
         raise UserError("give a model and data: trm arc eval MODEL --data FILE")
     at_least(1, votes=votes, steps=steps)
-    found = pretrained.load(model, ComputeConfig(device=device, dtype=dtype))
-    if found.family.commands != "arc":
-        raise UserError(f"{model} is no ARC model: use trm eval")
-    asked = [name.strip() for name in tasks.split(",")] if tasks else []
-    chosen = readers.pick(readers.read(data), asked)
-    known = any(all(pair.output is not None for pair in task.test) for task in chosen)
-    if not known and submission is None:
-        raise UserError(f"{data} does not give the answers: nothing to score; use --submission FILE")
-    if submission is not None:
-        if submission.is_dir():
-            raise UserError(f"--submission {submission} is a folder: name a file")
-        submission.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    _refuse_leaks(found.folder, chosen, allow_leaks)
-    answers = _predict(found, chosen, votes, steps, all_steps)
-    if submission is not None:
-        _write_submission(answers, chosen, submission)
-    score = predict.score(answers, chosen) if known else None
-    if json:
-        figures = None if score is None else score.as_dict()
-        print(dump({"model": str(found.folder), "data": data, "score": figures}))
+    with shared(device) as group:
+        found = pretrained.load(model, ComputeConfig(device=device, dtype=dtype))
+        if found.family.commands != "arc":
+            raise UserError(f"{model} is no ARC model: use trm eval")
+        asked = [name.strip() for name in tasks.split(",")] if tasks else []
+        chosen = readers.pick(readers.read(data), asked)
+        known = any(all(pair.output is not None for pair in task.test) for task in chosen)
+        if not known and submission is None:
+            raise UserError(f"{data} does not give the answers: nothing to score; use --submission FILE")
+        if submission is not None:
+            if submission.is_dir():
+                raise UserError(f"--submission {submission} is a folder: name a file")
+            submission.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        _refuse_leaks(found.folder, chosen, allow_leaks)
+        answers = _predict(found, chosen, votes, steps, all_steps, group)
+        if submission is not None:
+            group.by_first(lambda: _write_submission(answers, chosen, submission))
+        score = predict.score(answers, chosen) if known else None
+        if json:
+            figures = None if score is None else score.as_dict()
+            print(dump({"model": str(found.folder), "data": data, "score": figures}))
+            return 0
+        if score is not None:
+            _print_score(score, f"{found.folder} on {data}")
+        if submission is not None:
+            print(f"{submission}: two attempts for every test input of {len(chosen)} tasks")
         return 0
-    if score is not None:
-        _print_score(score, f"{found.folder} on {data}")
-    if submission is not None:
-        print(f"{submission}: two attempts for every test input of {len(chosen)} tasks")
-    return 0
 
 
 def _adapt(
@@ -216,7 +220,12 @@ def _adapt(
 
 
 def _predict(
-    found: "Pretrained", tasks: "list[ArcTask]", votes: int | None, steps: int | None, all_steps: bool
+    found: "Pretrained",
+    tasks: "list[ArcTask]",
+    votes: int | None,
+    steps: int | None,
+    all_steps: bool,
+    group: "Processes",
 ) -> "Answers":
     from trm.contest import predict
     from trm.terminal import bar
@@ -224,7 +233,7 @@ def _predict(
     total = predict.count_rows(found, tasks, votes)
     remedy = out_of_memory_is_a_user_error("lower --votes or --variants, or choose another --device")
     with bar(console(stderr=True), "predicting", total) as progress, remedy:
-        return predict.predict(found, tasks, votes, steps, all_steps, progress.at)
+        return predict.predict(found, tasks, votes, steps, all_steps, progress.at, group)
 
 
 def _refuse_leaks(folder: Path, tasks: "list[ArcTask]", allow: bool) -> None:

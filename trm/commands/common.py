@@ -1,6 +1,9 @@
 """What the commands share: where they print, and how they refuse."""
 
+import contextlib
 import json
+import os
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from trm.errors import UserError
@@ -8,7 +11,8 @@ from trm.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trm.config import Effort
+    from trm.config import Device, Effort
+    from trm.processes import Processes
 
 
 def at_least(least: int, **options: int | None) -> None:
@@ -55,3 +59,19 @@ def to_lower(effort: "Effort") -> str:
     if effort.rollouts > 1:
         return "lower --rollouts, or choose --dtype bfloat16"
     return "choose --dtype bfloat16 or another --device, or give smaller puzzles"
+
+
+@contextlib.contextmanager
+def shared(device: "Device") -> "Generator[Processes]":
+    """The processes that a command was started with (see `processes`); all but the first are silent."""
+    from trm import processes
+    from trm.config import ComputeConfig
+    from trm.device import pick
+
+    settled, _ = pick(ComputeConfig(device=device))
+    with processes.joined(settled.device) as group, contextlib.ExitStack() as silent:
+        if not group.first:
+            nowhere = silent.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - no path of anybody's
+            silent.enter_context(contextlib.redirect_stdout(nowhere))
+            silent.enter_context(contextlib.redirect_stderr(nowhere))
+        yield group

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from trm.commands.common import at_least, console, dump, to_lower
+from trm.commands.common import at_least, console, dump, shared, to_lower
 from trm.config import ComputeConfig, Device, Dtype, Effort, parse
 from trm.errors import UserError, out_of_memory_is_a_user_error
 from trm.recipe import RunConfig
@@ -54,6 +54,7 @@ def evaluate(
       trm eval runs/mini --data test.csv --limit 500 --all-steps --json
       trm eval mini --data hard.csv --steps 64 --rollouts 16 --select verify
       trm eval mini --data hard.csv --curve curves/hard
+      torchrun --nproc-per-node 4 -m trm eval mini --data test.csv
 
     Args:
         model: Weights: a model folder, a training run, bundled weights by name, or a hub repository. Those
@@ -92,44 +93,46 @@ def evaluate(
         raise UserError("--curve-depths and --curve-rollouts need a folder: --curve FOLDER")
     if curve is not None and (all_steps or effort != Effort(**effort.model_dump(include=_SWEPT))):
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
-    compute, about = ComputeConfig(device=device, dtype=dtype), pretrained.find(model)[1]
-    boards = pretrained.fitting(about, sources.first_question(data)) if about.model.any_board else None
-    found = pretrained.load(model, compute, boards)
-    if (group := found.family.commands) and not original.is_split(data):
-        raise UserError(f"models of this family have commands of their own: trm {group} eval --help")
-    if found.config.puzzle_ids and found.config.model.puzzle_width:
-        table = original_arc.variants(Path(data).resolve().parent)
-        remedy = "give data that the model was trained for, or evaluate its tasks by votes"
-        pretrained.check_ids(found.folder, table, remedy)
-    variants = _variants(found, weights)
-    puzzles = sources.read(data, found.family, limit)
-    if found.config.model.puzzle_width and (top := puzzles.puzzle_N.max()) >= found.config.puzzles:
-        raise UserError(
-            f"{data} has the puzzle id {top}, but the model knows ids below {found.config.puzzles}"
-        )
-    if not allow_leaks:
-        _refuse_leaks(found, puzzles, data)
-    title = f"{model} on {data}, n = {len(puzzles)}"
-    solver = Solver(found.model, found.family, found.config.steps)
-    results: dict[str, tuple[Report, Point | None]] = {}
-    with out_of_memory_is_a_user_error(to_lower(effort)):
-        if curve is not None:
-            load_weights(found.model, next(iter(variants.values())), str(found.folder))
-            depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
-            return _curve(solver, puzzles, effort, depths, rollouts, curve, title, json)
-        solver.check_effort(effort)
-        for name, tensors in variants.items():
-            load_weights(found.model, tensors, str(found.folder))
-            results[name] = _evaluate(solver, puzzles, effort, all_steps, name)
-    if json:
-        figures = {
-            name: report.as_dict() | ({"effort": asdict(point)} if point else {})
-            for name, (report, point) in results.items()
-        }
-        print(dump({"model": str(found.folder), "data": data, "n": len(puzzles), "weights": figures}))
-    else:
-        _print_reports(results, title)
-    return 0
+    with shared(device) as group:
+        compute, about = ComputeConfig(device=device, dtype=dtype), pretrained.find(model)[1]
+        boards = pretrained.fitting(about, sources.first_question(data)) if about.model.any_board else None
+        found = pretrained.load(model, compute, boards)
+        if (commands := found.family.commands) and not original.is_split(data):
+            raise UserError(f"models of this family have commands of their own: trm {commands} eval --help")
+        if found.config.puzzle_ids and found.config.model.puzzle_width:
+            table = original_arc.variants(Path(data).resolve().parent)
+            remedy = "give data that the model was trained for, or evaluate its tasks by votes"
+            pretrained.check_ids(found.folder, table, remedy)
+        variants = _variants(found, weights)
+        puzzles = sources.read(data, found.family, limit)
+        if found.config.model.puzzle_width and (top := puzzles.puzzle_N.max()) >= found.config.puzzles:
+            raise UserError(
+                f"{data} has the puzzle id {top}, but the model knows ids below {found.config.puzzles}"
+            )
+        if not allow_leaks:
+            _refuse_leaks(found, puzzles, data)
+        title = f"{model} on {data}, n = {len(puzzles)}"
+        solver = Solver(found.model, found.family, found.config.steps)
+        solver.processes = group
+        results: dict[str, tuple[Report, Point | None]] = {}
+        with out_of_memory_is_a_user_error(to_lower(effort)):
+            if curve is not None:
+                load_weights(found.model, next(iter(variants.values())), str(found.folder))
+                depths, rollouts = (_counts(text) for text in (curve_depths, curve_rollouts))
+                return _curve(solver, puzzles, effort, depths, rollouts, curve, title, json)
+            solver.check_effort(effort)
+            for name, tensors in variants.items():
+                load_weights(found.model, tensors, str(found.folder))
+                results[name] = _evaluate(solver, puzzles, effort, all_steps, name)
+        if json:
+            figures = {
+                name: report.as_dict() | ({"effort": asdict(point)} if point else {})
+                for name, (report, point) in results.items()
+            }
+            print(dump({"model": str(found.folder), "data": data, "n": len(puzzles), "weights": figures}))
+        else:
+            _print_reports(results, title)
+        return 0
 
 
 def _variants(found: "Pretrained", wanted: str) -> dict[str, Any]:
@@ -159,7 +162,9 @@ def _evaluate(
 
     steps, screen = effort.steps or solver.training_steps, console(stderr=True)
     with bar(screen, f"evaluating {name}", len(puzzles)) as progress:
-        report = evaluate(solver.model, puzzles, steps, all_steps, progress.at, solver.family)
+        report = evaluate(
+            solver.model, puzzles, steps, all_steps, progress.at, solver.family, solver.processes
+        )
     if effort == Effort(steps=effort.steps, seed=effort.seed):
         return report, None
     with bar(screen, f"thinking longer {name}", len(puzzles)) as progress:
@@ -206,7 +211,7 @@ def _curve(
             progress.at(before, f"{group[0].steps} steps, {group[0].rollouts} rollouts, {group[0].select}")
             points += curve.measure(solver, puzzles, group, lambda k, before=before: progress.at(before + k))
     with full_disk_is_a_user_error(f"not all of {folder} was written"):
-        written = curve.write(points, folder, title)
+        written = solver.processes.by_first(lambda: curve.write(points, folder, title))
     if as_json:
         print(dump([asdict(point) for point in points]))
     else:

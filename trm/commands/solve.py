@@ -1,9 +1,12 @@
 """`trm solve`: puzzles in, answers out, and the way there."""
 
+import itertools
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +14,7 @@ from tyro.conf import Positional, arg
 
 import trm
 from trm import files
-from trm.commands.common import console, dump, to_lower
+from trm.commands.common import console, dump, shared, to_lower
 from trm.config import Device, Dtype, Effort
 from trm.errors import UserError, out_of_memory_is_a_user_error
 
@@ -35,6 +38,7 @@ def solve(
     model: str = "",
     brief: bool = False,
     json: bool = False,
+    out: Path | None = None,
     skip_bad: bool = False,
     gif: Path | None = None,
     device: Device = "auto",
@@ -54,6 +58,7 @@ def solve(
       trm solve --file puzzles.txt --brief
       cat puzzles.txt | trm solve - --json
       trm solve --file hard.csv --steps 64 --rollouts 16 --select verify --exact
+      torchrun --nproc-per-node 4 -m trm solve --file many.csv --out answers.jsonl
       trm solve 8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..
 
     Args:
@@ -66,6 +71,8 @@ def solve(
             Default: the bundled weights for the size of the puzzle.
         brief: One line per puzzle: the answer, with a remark where it is not verified.
         json: One JSON object per puzzle and line.
+        out: Write these objects to a file. One that holds the first answers already, of a command that was
+            interrupted, is gone on with.
         skip_bad: Leave out puzzles of a file that cannot be read or solved, and name them at the end.
         gif: Write an animation of one puzzle's refinement (.gif), or its steps side by side (.svg, .png).
         device: Where to compute.
@@ -75,34 +82,110 @@ def solve(
     """
     if json and brief:
         raise UserError("give --json or --brief, not both")
+    if out is not None and (json or brief):
+        raise UserError("--out writes JSON: leave out --json and --brief")
     if skip_bad and not (file or puzzle == "-"):
         raise UserError("--skip-bad is for puzzles of a file: with one puzzle it would do nothing")
     if gif is not None:
-        _check_gif(gif, one=not (file or puzzle == "-" or json or brief))
-    with _opened(puzzle, file) as lines, out_of_memory_is_a_user_error(to_lower(effort)):
+        _check_gif(gif, one=not (file or puzzle == "-" or json or brief or out))
+    with (
+        _opened(puzzle, file) as lines,
+        shared(device) as group,
+        out_of_memory_is_a_user_error(to_lower(effort)),
+    ):
+        if group.count > 1:
+            if "-" in (puzzle, file):
+                raise UserError("standard input is for one process: give --file FILE")
+            if not (json or brief or out):
+                raise UserError("pictures of the way are for one process: give --json, --brief or --out")
         weights, board = _weights(model, puzzle, lines)
         solver = trm.load(weights, board=board, device=device, dtype=dtype)
+        solver.processes = group
         if solver.searches and effort == _EFFORT:
             effort = Effort(search=_DECISIONS)
         solver.check_effort(effort)
         asked = _Asked(puzzle, lines, solver.family, skip_bad)
-        tally: dict[bool | None, int] = {True: 0, None: 0, False: 0}
-        shown = (_show(solver, text, effort, puzzle_id, gif) for text in asked)
-        for answer in solver.answers(asked, effort, puzzle_id) if json or brief else shown:
+        if out is not None:
+            tally = _write(out, iter(asked), solver, effort, puzzle_id)
+        else:
+            tally = _nothing()
+            shown = (_show(solver, text, effort, puzzle_id, gif) for text in asked)
+            for answer in solver.answers(asked, effort, puzzle_id) if json or brief else shown:
+                tally[answer.verified] += 1
+                if json or brief:
+                    print(dump(answer.as_dict()) if json else _brief(answer), flush=True)
+        if not json:
+            _summarize(tally, solver, effort)
+        asked.report()
+        return 1 if tally[False] or asked.skipped else 0
+
+
+def _nothing() -> dict[bool | None, int]:
+    """A count of answers by verdict, before the first."""
+    return {True: 0, None: 0, False: 0}
+
+
+def _write(
+    out: Path, texts: Iterator[str], solver: "Solver", effort: Effort, puzzle_id: int
+) -> dict[bool | None, int]:
+    """Append the answers that a file lacks, and show how far it is; how many are verified, by verdict."""
+    from trm.terminal import bar
+
+    group = solver.processes
+    tally = group.by_first(lambda: _answered(out, texts, solver.family))
+    known = sum(tally.values())
+    if not group.first:  # it has passed by the puzzles that are answered
+        for _ in itertools.islice(texts, known):
+            pass
+    with (
+        files.full_disk_is_a_user_error(f"not all answers are in {out}; the same command goes on"),
+        out.open("a", buffering=1, encoding="utf-8") if group.first else nullcontext() as file,
+        bar(console(stderr=True), "solving", None, known) as progress,
+    ):
+        for done, answer in enumerate(solver.answers(texts, effort, puzzle_id), start=known + 1):
+            if file is not None:
+                file.write(dump(answer.as_dict()) + "\n")
             tally[answer.verified] += 1
-            if json or brief:
-                print(dump(answer.as_dict()) if json else _brief(answer), flush=True)
-    if not json:
-        _summarize(tally, solver, effort)
-    asked.report()
-    return 1 if tally[False] or asked.skipped else 0
+            progress.at(done)
+    print(f"{out}: {sum(tally.values())} answers")
+    return tally
+
+
+def _answered(out: Path, texts: Iterator[str], family: "Family") -> dict[bool | None, int]:
+    """How many answers a file holds, by verdict; UserError where they are not to these puzzles.
+
+    A last line that was cut short is taken away.
+    """
+    tally = _nothing()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        return tally
+    size = 0
+    with out.open(encoding="latin-1", newline="\n") as file:  # a character is a byte
+        for number, line in enumerate(files.lines(file, str(out)), start=1):
+            if not line.endswith("\n"):
+                break
+            size += len(line)
+            try:
+                answer = loads(line)
+                same = answer["puzzle"] == family.text(family.parse(next(texts, "")))
+                tally[answer["verified"]] += 1
+            except (ValueError, KeyError, TypeError, UserError):
+                same = False
+            if not same:
+                raise UserError(
+                    f"{out}, line {number} is no answer to puzzle {number}: it was written for others; "
+                    "choose another file"
+                )
+    os.truncate(out, size)
+    return tally
 
 
 def _check_gif(gif: Path, one: bool) -> None:
     from trm.inference.picture import check_writable
 
     if not one:
-        raise UserError("--gif shows one puzzle from the command line, without --json and --brief")
+        raise UserError("--gif shows one puzzle from the command line, without --json, --brief and --out")
     check_writable(gif)
 
 

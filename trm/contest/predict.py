@@ -26,6 +26,7 @@ from trm.inference.evaluate import Share, mean_share
 from trm.inference.solver import chunk_size
 from trm.inference.think import never, think, when_settled
 from trm.pretrained import Pretrained
+from trm.processes import ALONE, Processes
 from trm.puzzles.arc.canvas import to_canvas
 from trm.puzzles.arc.family import Arc
 from trm.puzzles.arc.readers import ArcTask
@@ -85,6 +86,7 @@ def predict(
     steps: int | None = None,
     all_steps: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    processes: Processes = ALONE,
 ) -> Answers:
     """Answer all test inputs of tasks that the model has puzzle embeddings for.
 
@@ -95,11 +97,13 @@ def predict(
         steps: most supervision steps. Default: as many as in training.
         all_steps: run every row to the last step, as the paper does.
         progress: called with the number of rows done, of `count_rows`.
+        processes: deal the rows between them; all get the same answers.
 
     Raises:
         UserError: the model has no embeddings for a task, or a grid does not fit its canvas.
     """
-    answered = _answered(found, _rows(found, tasks, votes), steps or found.config.steps, all_steps, progress)
+    rows, steps = _rows(found, tasks, votes), steps or found.config.steps
+    answered = _answered(found, rows, steps, all_steps, progress, processes)
     answers = Answers({}, {})
     for (task, _), voters in itertools.groupby(answered, lambda each: (each[0].task, each[0].test)):
         ballot = [prediction for _, prediction in voters]
@@ -217,12 +221,21 @@ def _chunks(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
 
 
 def _answered(
-    found: Pretrained, rows: Iterable[_Row], steps: int, all_steps: bool, progress: Callable[[int], None]
+    found: Pretrained,
+    rows: Iterable[_Row],
+    steps: int,
+    all_steps: bool,
+    progress: Callable[[int], None],
+    processes: Processes,
 ) -> Iterator[tuple[_Row, Prediction]]:
     """Every row with what the network predicts for it, computed chunk by chunk."""
+
+    def answered(part: list[_Row]) -> list[list[tuple[_Row, Prediction]]]:
+        return [list(zip(part, _answer(found, part, steps, all_steps), strict=True))]
+
     done = 0
-    for part in _chunks(rows, chunk_size(found.model)):
-        yield from zip(part, _answer(found, part, steps, all_steps), strict=True)
+    for part in processes.deal(_chunks(rows, chunk_size(found.model)), answered):
+        yield from part
         done += len(part)
         progress(done)
 

@@ -1,7 +1,7 @@
-"""Batches as a pure function of (seed, step, rank), drawn and augmented on the device.
+"""Batches as a pure function of (seed, step, row), drawn and augmented on the device.
 
-There is no loader and no loader state: the batch of any step of any process can be computed at any
-time, on any device, with the same result. A data set of 1,000 Sudokus is 162 kB and lives there.
+There is no loader and no loader state: any row of the batch of any step can be computed at any time, by any
+process, on any device, with the same result. A data set of 1,000 Sudokus is 162 kB and lives there.
 
 Shapes: N puzzles, B batch, L tokens, P puzzle ids.
 """
@@ -38,33 +38,34 @@ class Batch(NamedTuple):
 class Batches:
     """The training puzzles on a device, and the batches drawn from them.
 
-    Puzzles are drawn uniformly, or with the given chances, float64 [N] with sum 1.
+    Of each batch only the given rows are computed: those of this process. Puzzles are drawn uniformly, or
+    with the given chances, float64 [N] with sum 1.
     """
 
     def __init__(
         self,
         puzzles: Puzzles,
-        size: int,
+        rows: range,
         augment: Augment,
         device: torch.device | str,
         chance_N: np.ndarray | None = None,
     ):
-        self.size, self.augment = size, augment
+        self.rows, self.augment = rows, augment
         self.until_N = None
         if chance_N is not None:
             self.until_N = torch.from_numpy((chance_N.cumsum() * _PARTS).round().astype(np.int64)).to(device)
         self.tokens_NL = torch.from_numpy(puzzles.tokens_NL).to(device)
         self.answers_NL = torch.from_numpy(puzzles.answers_NL).to(device)
 
-    def batch(self, seed: int, step: int | Tensor, rank: int = 0) -> Batch:
-        """The batch offered at `step` to process `rank`: independent draws, each augmented in its own way.
+    def batch(self, seed: int, step: int | Tensor) -> Batch:
+        """The rows of the batch offered at `step`: independent draws, each augmented in its own way.
 
         The step may be an int64 scalar on the device, as a recorded graph needs it.
         """
         key = rng.stream("batch", self.tokens_NL.device)
-        for part in (seed, step, rank):
+        for part in (seed, step, 0):  # the last is of old: what it stood for is in the row
             key = rng.fold(key, part)
-        row_B = rng.fold(key, torch.arange(self.size, device=key.device))
+        row_B = rng.rows(key, self.rows)
         if self.until_N is None:
             index_B = rng.randint(row_B, 0, len(self.tokens_NL))
         else:

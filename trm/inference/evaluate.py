@@ -23,6 +23,7 @@ from trm.data.batches import IGNORE, labels
 from trm.inference.solver import chunk_size
 from trm.inference.think import never, think, when_settled
 from trm.models import RecursiveModel
+from trm.processes import ALONE, Processes
 from trm.puzzles.family import Family
 from trm.puzzles.table import Puzzles
 
@@ -151,10 +152,10 @@ class _Outcomes(NamedTuple):
     steps_N: np.ndarray
 
     @staticmethod
-    def empty(answers_NL: np.ndarray, steps: int) -> "_Outcomes":
+    def empty(answers_NL: np.ndarray) -> "_Outcomes":
         n = len(answers_NL)
         return _Outcomes(
-            np.zeros_like(answers_NL), np.zeros(n, bool), np.zeros(n), np.zeros(n), np.full(n, steps)
+            np.zeros_like(answers_NL), np.zeros(n, bool), np.zeros(n), np.zeros(n), np.zeros(n, int)
         )
 
     def put(self, rows: np.ndarray, chosen: np.ndarray, *values: np.ndarray) -> None:
@@ -182,16 +183,18 @@ def evaluate(
     all_steps: bool = False,
     progress: Callable[[int], None] = lambda done: None,
     family: Family | None = None,
+    processes: Processes = ALONE,
 ) -> Report:
     """Evaluate a model on puzzles with at most `steps` supervision steps.
 
     With `all_steps` every row runs to the end, and the early-stop figures are read off the same pass.
-    `progress` is called with the number of puzzles done. The family says what else to grade.
+    `progress` is called with the number of puzzles done. The family says what else to grade. Processes deal
+    the batches of puzzles between them, and all get the same report.
     """
     trained = model.training
     try:
         same_cells = family is not None and family.same_cells
-        trace = _trace(model.eval(), puzzles, steps, all_steps, same_cells, progress)
+        trace = _trace(model.eval(), puzzles, steps, all_steps, same_cells, progress, processes)
     finally:
         model.train(trained)
 
@@ -221,15 +224,17 @@ def _trace(
     all_steps: bool,
     same_cells: bool,
     progress: Callable[[int], None],
+    processes: Processes,
 ) -> _Trace:
     n, device, chunk = len(puzzles), model.y_init.device, chunk_size(model)
     leave = never if all_steps else when_settled
-    stopped, last = (_Outcomes.empty(puzzles.answers_NL, steps) for _ in range(2))
+    # Zeros, which add up with what the other processes find out.
+    stopped, last = (_Outcomes.empty(puzzles.answers_NL) for _ in range(2))
     going_N = np.ones(n, bool)
     # Right answers of the rows at work in every step, and of those that had left before it.
     right_S, left_S = np.zeros(steps, int), np.zeros(steps + 1, int)
     start = time.perf_counter()
-    for first in range(0, n, chunk):
+    for first in range(0, n, chunk)[processes.rank :: processes.count]:
         part = puzzles.take(slice(first, first + chunk))
         tokens_BL = torch.from_numpy(part.tokens_NL).long().to(device)
         labels_BL = labels(torch.from_numpy(part.answers_NL).long().to(device))
@@ -254,5 +259,6 @@ def _trace(
             right_S[thought.step - 1] += exact_A.sum()
             left_S[thought.step] += exact_A[done].sum()
         progress(min(first + chunk, n))
+    processes.add_up_arrays(*stopped, *last, right_S, left_S)
     per_step = ((right_S + left_S[:-1].cumsum()) / n).tolist()
     return _Trace(stopped, last, per_step, time.perf_counter() - start)

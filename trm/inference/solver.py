@@ -20,12 +20,14 @@ from trm.inference.think import Choice, Decision, Ends, in_turns, ponder, refine
 from trm.models import RecursiveModel
 from trm.models.candidates import Candidates
 from trm.models.layers import GatedUnit
+from trm.processes import ALONE
 from trm.puzzles.family import Family
 from trm.terminal import panel, svg
 
 # Most rows per batch. On a CPU the widest activations of a chunk should stay in the cache; on a GPU a chunk
 # should fit into the memory of a small one.
 CPU_CHUNK, GPU_CHUNK = 64, 1024
+_PARTS = 4  # batches of puzzles that a process searches through at a time
 _CACHE_BYTES, _GPU_BYTES = 8 * 2**20, 4 * 2**30
 
 
@@ -109,6 +111,7 @@ class Solver:
         self.model = model.eval()
         self.family = family
         self.training_steps = steps
+        self.processes = ALONE  # a command shares its work with others by putting them here
         self.chunk = chunk_size(model)
 
     @property
@@ -153,19 +156,36 @@ class Solver:
         self._check_id(puzzle_id)
         tokens = (self.family.parse(text) for text in puzzles)
         if effort.search:
-            yield from self._searched(tokens, effort)
+            yield from self.processes.deal(self._parts(tokens), lambda part: self._searched(part, effort))
             return
-        for tokens_NL in self._batches(tokens, effort):
-            decisions = self.decide(tokens_NL, effort, puzzle_id)
-            for tokens_L, decision in zip(tokens_NL, decisions, strict=True):
+
+        def answered(tokens_NL: np.ndarray) -> Iterator[Answer]:
+            puzzle_N = np.full(len(tokens_NL), puzzle_id)
+            for tokens_L, (decision,) in zip(
+                tokens_NL, self._decided(tokens_NL, [effort], puzzle_N), strict=True
+            ):
                 yield self.answer(tokens_L, decision, effort)
+
+        yield from self.processes.deal(self._batches(tokens, effort), answered)
 
     def _batches(self, tokens: Iterator[np.ndarray], effort: Effort) -> Iterator[np.ndarray]:
         """Puzzles, [N, L]: one, then twice as many each time, so that the first answer comes soon."""
         size = 1
         while part := list(itertools.islice(tokens, size)):
             yield np.stack(part)
-            size = min(2 * size, max(1, self.chunk // effort.rollouts))
+            size = min(2 * size, self._together(effort))
+
+    def _together(self, effort: Effort) -> int:
+        """Puzzles whose rollouts make up one batch."""
+        return max(1, self.chunk // effort.rollouts)
+
+    def _parts(self, tokens: Iterator[np.ndarray]) -> Iterator[Iterator[np.ndarray]]:
+        """Puzzles that a process searches through at a time: alone, all of them."""
+        if self.processes.count == 1:
+            yield tokens
+            return
+        while part := list(itertools.islice(tokens, _PARTS * self.chunk)):
+            yield iter(part)
 
     def _searched(self, tokens: Iterator[np.ndarray], effort: Effort) -> Iterator[Answer]:
         """Answers by search, in the order of the puzzles: one that ends early waits for those before it."""
@@ -242,26 +262,30 @@ class Solver:
 
         Memory is that of `chunk` rows, whatever the number of puzzles and rollouts.
         """
-        for parts in self._rollouts(tokens_NL, efforts[0], puzzle_N):
+        size = self._together(efforts[0])
+        parts = (slice(first, first + size) for first in range(0, len(tokens_NL), size))
+        yield from self.processes.deal(
+            parts, lambda part: self._decided(tokens_NL[part], efforts, puzzle_N[part])
+        )
+
+    def _decided(
+        self, tokens_BL: np.ndarray, efforts: Sequence[Effort], puzzle_B: np.ndarray
+    ) -> Iterator[list[Decision]]:
+        """`decisions` for one batch of puzzles, by this process."""
+        for parts in self._rollouts(self._tensor(tokens_BL), efforts[0], self._tensor(puzzle_B)):
             choices = [Choice(effort.select) for effort in efforts]
             for ends in parts:
                 for choice in choices:
                     choice.add(ends)
             yield [choice.decision() for choice in choices]
 
-    def _rollouts(
-        self, tokens_NL: np.ndarray, effort: Effort, puzzle_N: np.ndarray
-    ) -> Iterator[Iterable[Ends]]:
-        """How the rollouts of each puzzle end: all together, or one chunk after the other."""
-        steps, size = effort.steps or self.training_steps, max(1, self.chunk // effort.rollouts)
-        for first in range(0, len(tokens_NL), size):
-            part = slice(first, first + size)
-            tokens_BL, puzzle_B = self._tensor(tokens_NL[part]), self._tensor(puzzle_N[part])
-            given = (self.model, self.family, tokens_BL, puzzle_B, steps, effort)
-            if effort.rollouts > self.chunk:
-                yield in_turns(*given, self.chunk)
-            else:
-                yield from ([ends] for ends in ponder(*given))
+    def _rollouts(self, tokens_BL: Tensor, effort: Effort, puzzle_B: Tensor) -> Iterator[Iterable[Ends]]:
+        """How the rollouts of each puzzle of a batch end: all together, or one chunk after the other."""
+        given = (self.model, self.family, tokens_BL, puzzle_B, effort.steps or self.training_steps, effort)
+        if effort.rollouts > self.chunk:
+            yield in_turns(*given, self.chunk)
+        else:
+            yield from ([ends] for ends in ponder(*given))
 
     def check_effort(self, effort: Effort) -> None:
         """Raise UserError for an effort that asks for what cannot be, or for options that do nothing."""

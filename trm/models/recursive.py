@@ -151,7 +151,7 @@ class RecursiveModel(nn.Module, ABC):
         return Output(logits_BLV, halt_B, continue_B, never_BL)
 
     def forward(self, tokens_BL: Tensor, puzzle_B: Tensor, state: State) -> tuple[State, Output]:
-        """`encode` and `step` in one call, as distributed wrappers need it."""
+        """`encode` and `step` in one call."""
         return self.step(state, self.encode(tokens_BL, puzzle_B))
 
 

@@ -45,6 +45,11 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
+def tidy(folder: Path) -> None:
+    """Clean up after a process that was killed while it saved."""
+    remove_drafts(folder, "step-*")
+
+
 def checkpoint_path(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return folder / f"step-{step:08d}"
@@ -79,7 +84,6 @@ def load(folder: Path, state: dict[str, Any]) -> int:
 
     Raises UserError if there is none, or if it is damaged or of another run, saying what to do.
     """
-    remove_drafts(folder, "step-*")
     saved = steps_saved(folder)
     if not saved:
         raise UserError(f"no checkpoint in {folder}: nothing to resume; start the run again")

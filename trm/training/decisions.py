@@ -31,22 +31,25 @@ MOST_SHOWN = 0.6
 
 
 class Decisions:
-    """What is given and ruled out in every row in flight, and the state before its last sound decision."""
+    """What is given and ruled out in every row in flight, and the state before its last sound decision.
 
-    def __init__(self, config: SupervisionConfig, model: RecursiveModel, batch: int):
+    `rows` are the numbers of these rows in the global batch.
+    """
+
+    def __init__(self, config: SupervisionConfig, model: RecursiveModel, rows: range):
         assert isinstance(model, Candidates)
-        self.config, self.model, self.policy = config, model, Policy()
+        self.config, self.model, self.policy, self.rows = config, model, Policy(), rows
         cells, symbols = model.relations.candidates // model.relations.symbols, model.relations.symbols
         device = model.y_init.device
 
         def whole(fill: int, *shape: int) -> Tensor:
-            return torch.full((batch, *shape), fill, dtype=torch.int64, device=device)
+            return torch.full((len(rows), *shape), fill, dtype=torch.int64, device=device)
 
         self.kind_BLN, self.saved_kind_BLN = whole(0, cells, symbols), whole(0, cells, symbols)
         self.answer_BL = whole(-1, cells)
         self.candidate_B, self.wait_B, self.since_B = whole(0), whole(0), whole(0)
         self.decides_B, self.wrong_B = whole(0).bool(), whole(0).bool()
-        self.saved = State(*(part.clone() for part in model.initial_state(batch)))
+        self.saved = State(*(part.clone() for part in model.initial_state(len(rows))))
 
     def tensors(self) -> dict[str, Tensor]:
         """All state, by name."""
@@ -60,7 +63,7 @@ class Decisions:
 
     def begin(self, fresh_B: Tensor, batch: Batch, key: Tensor) -> Tensor:
         """Start fresh rows anew; the kinds of all candidates, [B, S]."""
-        row_B = rng.fold(key, torch.arange(len(fresh_B), device=key.device))
+        row_B = rng.rows(key, self.rows)
         decides_B, contradicts_B = rng.uniform(row_B, 2).unbind(1)
         decides_B, contradicts_B = (
             decides_B < self.config.decisions,
@@ -98,7 +101,7 @@ class Decisions:
         token_N = self.model.token_N
         answer_BL = output.logits_BLV.argmax(-1)
         chance_BLN = self.model.chances(output.logits_BLV)
-        row_B = rng.fold(key, torch.arange(len(answer_BL), device=key.device))
+        row_B = rng.rows(key, self.rows)
         candidate_B, undecided_B = surest(chance_BLN, self.kind_BLN, self.policy, row_B)
 
         back_B = self.wrong_B & (self.wait_B <= 0) & ~self.posed_wrong_B

@@ -13,21 +13,34 @@ from torch import Tensor
 from trm import rng
 from trm.config import SupervisionConfig
 from trm.data.batches import IGNORE, Batch
+from trm.processes import ALONE, Processes
 from trm.training.losses import correctness
 from trm.training.supervision import Step
 
 
 class Hints:
-    """How many hints each puzzle needs, and which rows in flight have some."""
+    """How many hints each puzzle needs, and which rows in flight have some.
 
-    def __init__(self, config: SupervisionConfig, puzzles: int, batch: int, device: torch.device | str):
-        self.share = config.hints
+    `batch` is the number of rows of all processes. Every process knows what became of all of them.
+    """
+
+    def __init__(
+        self,
+        config: SupervisionConfig,
+        puzzles: int,
+        batch: int,
+        device: torch.device | str,
+        processes: Processes = ALONE,
+    ):
+        self.share, self.processes = config.hints, processes
+        rows = processes.share(batch)
+        self.first = rows.start
         self.level_N = torch.full((puzzles,), config.first_hints, dtype=torch.int32, device=device)
-        self.hinted_B = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.hinted_B = torch.zeros(len(rows), dtype=torch.bool, device=device)
 
     def add(self, offered: Batch, key: Tensor) -> tuple[Batch, Tensor]:
         """The batch with hints in some of its rows, and which rows these are, bool [B]."""
-        row_B = rng.fold(key, torch.arange(len(offered.row_B), device=key.device))
+        row_B = rng.rows(key, range(self.first, self.first + len(offered.row_B)))
         hinted_B = rng.uniform(row_B, 1).squeeze(-1) < self.share
         hint_BL = random_hints(offered, self.level_N[offered.row_B] * hinted_B, rng.fold(row_B, 1))
         return offered._replace(
@@ -43,8 +56,10 @@ class Hints:
         if step.posed_wrong_B is not None:
             learned_B &= ~step.posed_wrong_B
         change_B = torch.where(exact_B, -1, 1) * learned_B
-        self.level_N.index_add_(0, slots.batch.row_B, change_B.to(self.level_N.dtype))
-        self.level_N.clamp_(0, slots.batch.tokens_BL.shape[1])
+        change_N = torch.zeros_like(self.level_N)
+        change_N.index_add_(0, slots.batch.row_B, change_B.to(change_N.dtype))
+        self.processes.add_up([change_N])
+        self.level_N.add_(change_N).clamp_(0, slots.batch.tokens_BL.shape[1])
 
 
 def random_hints(offered: Batch, count_B: Tensor, key_B: Tensor) -> Tensor:

@@ -194,13 +194,20 @@ def check(names: Sequence[str]) -> None:
 
 @final
 class Loggers:
-    """All loggers of a run, as a context."""
+    """All loggers of a run, as a context; silent where another process of the run has them."""
 
-    def __init__(self, names: Sequence[str], folder: Path, step: int, say: Callable[[str], object]):
+    def __init__(
+        self,
+        names: Sequence[str],
+        folder: Path,
+        step: int,
+        say: Callable[[str], object],
+        silent: bool = False,
+    ):
         self.say, self.pictures = say, True
-        self.lines = JsonLines(folder, step)
+        self.lines = None if silent else JsonLines(folder, step)
         self.others: dict[str, Logger] = {}
-        for name in names:
+        for name in () if silent else names:
             try:
                 self.others[name] = LOGGERS[name](folder, step)
             except ImportError as error:
@@ -218,7 +225,8 @@ class Loggers:
 
     def write(self, kind: Kind, step: int, values: Mapping[str, float]) -> None:
         """Give figures to all of them."""
-        self.lines.write(kind, step, values)
+        if self.lines is not None:
+            self.lines.write(kind, step, values)
         for name, logger in list(self.others.items()):
             self._try(name, lambda logger=logger: logger.write(kind, step, values))
 

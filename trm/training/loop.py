@@ -4,6 +4,9 @@ Everything a step needs is a pure function of the configuration, the step number
 and all carried state is in the checkpoint: a run that is interrupted anywhere and resumed ends with the
 same weights, bit for bit on a CPU.
 
+Several processes (see `processes`) train as one would: each has its share of the rows of every batch, all
+have the same weights, and the first alone writes and speaks. A run may go on with another number of them.
+
 A run is a folder:
 
     config.yaml       what was asked for
@@ -24,7 +27,7 @@ import signal
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,10 +40,10 @@ from rich.console import Console
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import trm
-from trm import device, pretrained
+from trm import device, pretrained, processes
 from trm.config import ComputeConfig, dump_config, parse
 from trm.data import sources
-from trm.data.batches import Batch, Batches
+from trm.data.batches import Batches
 from trm.errors import UserError
 from trm.files import (
     drafts,
@@ -53,7 +56,8 @@ from trm.files import (
 )
 from trm.inference.evaluate import Report, evaluate
 from trm.inference.picture import refinements
-from trm.models import RecursiveModel, State, build
+from trm.models import RecursiveModel, build
+from trm.processes import Processes
 from trm.puzzles.arc.readers import Seen
 from trm.puzzles.family import Family, TrainingData
 from trm.recipe import RunConfig, absent, load_config, located
@@ -65,7 +69,6 @@ from trm.training.history import LOCK
 from trm.training.loggers import Loggers
 from trm.training.optim import Ema, Optimizer, learning_rate_factor
 from trm.training.step import TrainingStep
-from trm.training.supervision import Slots
 
 _SEEN, _DATA = "seen.json", "data.json"
 _PICTURED = 3  # puzzles of the pictures that loggers show
@@ -85,6 +88,8 @@ class Outcome:
     """Best exact accuracy on validation; negative where nothing was validated."""
     start: int = 0
     """Step from which it trained."""
+    speaks: bool = True
+    """Whether this is the process to say so, where several train together."""
 
 
 def train(
@@ -100,68 +105,104 @@ def train(
     `steps` is a new length for a run that is resumed, finished or not. `stop_after` ends this call once that
     many steps of the run are done; the run can be resumed later. The same happens on SIGINT and SIGTERM.
     `compute` changes options of that section: a run that is resumed may be on another machine. What this one
-    cannot do, a run does without, and says so. Raises UserError for anything the user can put right; the last
-    checkpoint stays good.
+    cannot do, a run does without, and says so. A new run that torchrun starts again, as a process had died,
+    is resumed. Raises UserError for anything the user can put right; the last checkpoint stays good.
     """
     console = console or Console(quiet=True)
-    with full_disk_is_a_user_error(f"the run in {folder} stopped"), ExitStack() as holding:
-        resume = config is None
-        if config is None:
+    with full_disk_is_a_user_error(f"the run in {folder} stopped"):
+        resume = config is None or (processes.restarted() and (folder / "config.yaml").exists())
+        if config is None or resume:
             config = _reopen(folder)
-            holding.enter_context(_alone(folder))
-            if steps is not None:
-                config = _longer(config, folder, steps, console)
-        else:
-            _check_new(folder)
-        asked = config  # which is what the folder keeps: how this machine computes is no part of it
+        chosen = config.compute
         if compute:
             values = config.model_dump()
-            config = parse(RunConfig, values | {"compute": values["compute"] | dict(compute)}, "options")
+            values["compute"] |= compute
+            chosen = parse(RunConfig, values, "options").compute
         loggers.check(config.train.loggers)
-        settled, changes = device.pick(config.compute, fall_back=resume and "device" not in (compute or {}))
-        if changes:
-            console.print(f"computing {', '.join(changes)}")
-        family, generator = config.family.build(), config.data.generator()
-        total = sum(generator.counts().values()) if generator else 0
-        begun = resume and bool(checkpoint.steps_saved(folder / "checkpoints"))
-        # Earlier versions kept no record, and held out the first rows.
-        recorded = (folder / _DATA).exists() or not begun
-        with bar(console, "generating", total) as generating:
-            data = sources.prepare(
-                config.data, family, config.seed, folder / "data", generating.at, begun, not recorded
-            )
-        if data.remark:
-            console.print(data.remark)
-        if begun:
+        settled, changes = device.pick(chosen, fall_back=resume and "device" not in (compute or {}))
+        with processes.joined(settled.device) as group, ExitStack() as holding:
+            if not group.first:
+                console = Console(quiet=True)
+            if changes:
+                console.print(f"computing {', '.join(changes)}")
+            with group.first_ahead():
+                if group.first:
+                    if not resume:
+                        _check_new(folder)  # before anything is put there
+                    holding.enter_context(_alone(folder))
+                if resume and steps is not None:
+                    config = _longer(config, folder, steps, console)
+                run = _prepare(config, chosen, settled, folder, resume, console, group)
+            if resume:
+                run.restore()
+            run.begin_alike()
+            group.by_first(lambda: _lay_out(run, config if not resume or steps is not None else None))
+            say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+            with (
+                _signals(group.first) as caught,
+                Loggers(config.train.loggers, folder, run.step, say, silent=not group.first) as metrics,
+            ):
+                start = run.step
+                number = _loop(run, metrics, caught, stop_after, console)
+    finished = run.step >= config.train.steps
+    return Outcome(folder, run.step, finished, number or None, run.best[0], start, group.first)
+
+
+def _prepare(
+    config: RunConfig,
+    chosen: ComputeConfig,
+    settled: ComputeConfig,
+    folder: Path,
+    resume: bool,
+    console: Console,
+    group: Processes,
+) -> "_Run":
+    """A run at its beginning: its data there, its model built; `chosen` is how it was asked to compute."""
+    if group.first and not resume:
+        _check_new(folder)  # once more: another may have had it until now
+    if group.first:
+        checkpoint.tidy(folder / "checkpoints")
+    family, generator = config.family.build(), config.data.generator()
+    total = sum(generator.counts().values()) if generator else 0
+    begun = resume and bool(checkpoint.steps_saved(folder / "checkpoints"))
+    # Earlier versions kept no record, and held out the first rows.
+    recorded = (folder / _DATA).exists() or not begun
+    there = begun or not group.first  # what is generated was
+    with bar(console, "generating", total) as generating:
+        data = sources.prepare(
+            config.data, family, config.seed, folder / "data", generating.at, there, not recorded
+        )
+    if data.remark:
+        console.print(data.remark)
+    if begun:
+        if group.first:
             remove_drafts(folder, *_FILES)
-            _check_data(folder, data)
-        run = _Run(config, settled, family, data, folder)
+        _check_data(folder, data)
+    run = _Run(config.model_copy(update={"compute": chosen}), settled, family, data, folder, group)
+    if group.first:
         remove_drafts(folder, *_FILES)  # of a new run only now, as all checks have passed
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            holding.enter_context(_alone(folder))
         if not begun:
             write_atomic(folder / _DATA, json.dumps(_records(data), indent=1) + "\n")
-        if resume:
-            run.restore()
-        if not resume or steps is not None:
-            write_atomic(folder / "config.yaml", dump_config(located(asked, folder)))
-        if run.seen is not None:  # before anything is learned: no later state may lack it
-            run.seen.save(folder / _SEEN)
-        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        with _signals() as caught, Loggers(config.train.loggers, folder, run.step, say) as metrics:
-            start = run.step
-            _loop(run, metrics, caught, stop_after, console)
-        finished = run.step >= config.train.steps
-        return Outcome(folder, run.step, finished, caught[0] if caught else None, run.best[0], start)
+    return run
 
 
-def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> None:
-    """Train until the run is finished, `stop_after` is reached, or a signal asks for an end."""
+def _lay_out(run: "_Run", config: RunConfig | None) -> None:
+    """Write what a run keeps of itself: how it was asked for, where that is new, and what it has seen."""
+    if config is not None:
+        write_atomic(run.folder / "config.yaml", dump_config(located(config, run.folder)))
+    if run.seen is not None:  # before anything is learned: no later state may lack it
+        run.seen.save(run.folder / _SEEN)
+
+
+def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | None, console: Console) -> int:
+    """Train until the run is finished, `stop_after` is reached, or a signal asks for an end.
+
+    A signal to any of the processes ends all of them after the same step. Returns its number, or 0.
+    """
     config = run.config.train
     end = min(config.steps, config.steps if stop_after is None else stop_after)
     with bar(console, run.config.name, config.steps, run.step) as progress:
-        while run.step < end and not caught:
+        while not (number := run.group.largest(max(caught, default=0))) and run.step < end:
             run.one_step()
             evaluating = run.step % config.eval_every == 0 or run.step == config.steps
             evaluating &= len(run.validation) > 0
@@ -192,18 +233,27 @@ def _loop(run: "_Run", metrics: Loggers, caught: list[int], stop_after: int | No
         if run.training_step.steps_since_reading:
             metrics.write("train", run.step, run.read_meters())
         run.save()
+    return number
 
 
 class _Run:
     """The state of a run: everything that changes from step to step."""
 
     def __init__(
-        self, config: RunConfig, compute: ComputeConfig, family: Family, data: TrainingData, folder: Path
+        self,
+        config: RunConfig,
+        compute: ComputeConfig,
+        family: Family,
+        data: TrainingData,
+        folder: Path,
+        group: Processes,
     ):
         self.config, self.family, self.data, self.folder = config, family, data, folder
+        self.group, self.rows = group, group.share(config.train.batch)
         self.validation = data.validation.take(slice(config.train.eval_puzzles))
         self.problem = family.problem(data.puzzles)
-        self.fabric = Fabric(accelerator=compute.device, devices=1)
+        own = [group.local_rank] if compute.device == "cuda" else 1
+        self.fabric = Fabric(accelerator=compute.device, devices=own)
         if compute.device == "mps" and config.loss.tokens == "stablemax64":
             raise UserError("this device has no float64: use --loss.tokens stablemax")
         torch.manual_seed(config.seed)
@@ -213,12 +263,15 @@ class _Run:
         self.module.train()
         self.device = self.fabric.device
         graph = compute.cuda_graph
-        self.optimizer = Optimizer(config.optimizer, self.module, config.train.steps, capturable=graph)
+        self.optimizer = Optimizer(
+            config.optimizer, self.module, config.train.steps, graph, group, config.train.batch
+        )
         self.ema = Ema(config.ema, self.module, capturable=graph) if config.ema.decay else None
         self.hints, self.decisions = self._hints(), self._decisions()
         self.training_step = self._training_step(graph)
-        self.commit = git_commit(Path(trm.__file__))
-        self.trained_on = self._marks()
+        self.commit, self.trained_on = "", None  # the first process writes them
+        if group.first:
+            self.commit, self.trained_on = git_commit(Path(trm.__file__)), self._marks()
         self.step = self.saved = 0
         self.best = (-1.0, -1.0)  # exact and cell accuracy on validation; cells decide between equals
         self._seconds_before, self._start = 0.0, time.perf_counter()
@@ -258,30 +311,36 @@ class _Run:
             return None
         if not self.family.same_cells:
             raise UserError("supervision.hints needs questions and answers with the same cells")
-        return Hints(config.supervision, len(self.data.train), config.train.batch, self.device)
+        puzzles = len(self.data.train)
+        return Hints(config.supervision, puzzles, config.train.batch, self.device, self.group)
 
     def _decisions(self) -> Decisions | None:
         config = self.config
         if not config.supervision.conflicts:
             return None
-        return Decisions(config.supervision, self.module, config.train.batch)
+        return Decisions(config.supervision, self.module, self.rows)
 
     def _training_step(self, graph: bool) -> TrainingStep:
-        config, data, rank = self.config, self.data, self.fabric.global_rank
+        config, data = self.config, self.data
         augment = data.augment(self.device)
-        batches = Batches(data.train, config.train.batch, augment, self.device, data.chance_N)
+        batches = Batches(data.train, self.rows, augment, self.device, data.chance_N)
         return TrainingStep(
             config,
             self.model,
             self.optimizer,
             self.ema,
-            draw=lambda number: batches.batch(config.seed, number, rank),
+            draw=lambda number: batches.batch(config.seed, number),
             backward=self.fabric.backward,
-            rank=rank,
             graph=graph,
             hints=self.hints,
             decisions=self.decisions,
+            processes=self.group,
         )
+
+    def begin_alike(self) -> None:
+        """Start from the weights of the first process: machines may differ in the last bit of a new one."""
+        averages = self.ema.averages if self.ema else {}
+        self.group.copy_from_first([*self.module.state_dict().values(), *averages.values()])
 
     def one_step(self) -> None:
         """One supervision step of the batch in flight, which is one optimizer step."""
@@ -294,7 +353,7 @@ class _Run:
         rows, halted = sums.pop("rows"), sums.pop("count")
         losses = {name: value / rows for name, value in sums.items() if name.endswith("loss")}
         if not math.isfinite(losses["loss"]):
-            raise self._not_finite()
+            raise self.group.everywhere(self._not_finite())
         counts = {name: sums.pop(name) / rows for name in ("wrong", "alarms", "right_alarms") if name in sums}
         others = {name: value / max(halted, 1) for name, value in sums.items() if name not in losses} | counts
         if self.hints is not None:
@@ -313,7 +372,7 @@ class _Run:
         """Accuracy of the average (or of the weights, where there is none) on validation puzzles."""
         with self.ema.applied() if self.ema else nullcontext():
             steps = self.config.supervision.steps
-            return evaluate(self.module, self.validation, steps, family=self.family)
+            return evaluate(self.module, self.validation, steps, family=self.family, processes=self.group)
 
     def picture(self) -> np.ndarray:
         """The first validation puzzles being refined, uint8 [H, W, 3]; ImportError without matplotlib."""
@@ -323,6 +382,9 @@ class _Run:
 
     def export(self, name: str, report: Report | None = None) -> None:
         """Write the weights for use: the average with the raw ones beside it, or just the raw ones."""
+        self.group.by_first(lambda: self._export(name, report))
+
+    def _export(self, name: str, report: Report | None = None) -> None:
         raw = pretrained.weights(self.module)
         averages = {n: w.cpu() for n, w in self.ema.averages.items()} if self.ema else {}
         about = {
@@ -355,9 +417,17 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint, and the newest weights for use; weights that are not finite are refused."""
         state = self._state()
-        if not all(w.isfinite().all() for w in (*state["model"].values(), *state["ema"].values())):
-            raise self._not_finite()
-        checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.train.keep)
+        weights = [*state["model"].values(), *state["ema"].values()]
+        if not all(w.isfinite().all() for w in weights):
+            raise self.group.everywhere(self._not_finite())
+        if not self.group.alike(weights):
+            apart = UserError(
+                f"at step {self.step} the processes no longer have the same weights: one of their machines "
+                "computes wrongly or otherwise; go on from the last checkpoint with machines of one kind"
+            )
+            raise self.group.everywhere(apart)
+        folder, keep = self.folder / "checkpoints", self.config.train.keep
+        self.group.by_first(lambda: checkpoint.save(folder, self.step, state, keep))
         self.saved = self.step
         self.export("last")
 
@@ -366,48 +436,59 @@ class _Run:
         if not checkpoint.steps_saved(self.folder / "checkpoints"):
             return
         state = self._state()
-        self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
+        with self.group.first_ahead():
+            self.step = self.saved = checkpoint.load(self.folder / "checkpoints", state)
         for each, saved in zip(self.optimizer.optimizers, state["optimizers"].values(), strict=True):
             groups = get_optimizer_state_dict(self.module, each)["param_groups"]
             set_optimizer_state_dict(self.module, each, {"state": saved, "param_groups": groups})
-        slots = state["slots"]
-        self.training_step.load(
-            Slots(
-                Batch(*(slots[name] for name in Batch._fields)),
-                State(*(slots[name] for name in State._fields)),
-                slots["steps"],
-                slots["halted"],
-            )
-        )
+        for section, tensors in self._rows_in_flight().items():
+            for name, own in tensors.items():
+                own.copy_(state[section][name][self.rows.start : self.rows.stop])
         self.best = tuple(state["counters"]["best"].tolist())
         self._seconds_before = state["counters"]["seconds"].item()
         self._start = time.perf_counter()
+        self.group.by_first(self._catch_up)
+
+    def _catch_up(self) -> None:
         if pretrained.step_of(self.folder / "last") != self.step:
-            self.export("last")  # a kill came between the checkpoint and these weights
+            self._export("last")  # a kill came between the checkpoint and these weights
 
     def _state(self) -> dict[str, Any]:
-        """All of the run as nested dictionaries of tensors.
+        """All of the run as nested dictionaries of tensors, those of the rows of all processes included.
 
-        Learning rates and the like are left out: they follow from the configuration and the step. The
-        meters are left out, as a checkpoint is written right after they are read.
+        So it does not depend on their number. Learning rates and the like are left out: they follow from the
+        configuration and the step. The meters are left out, as a checkpoint is written right after they are
+        read.
         """
-        slots = self.training_step.slots
-        return {
+        batch = self.config.train.batch
+        rows = {
+            section: {name: self.group.whole(own, batch) for name, own in tensors.items()}
+            for section, tensors in self._rows_in_flight().items()
+        }
+        hints = {"level": self.hints.level_N} if self.hints else {}
+        return rows | {
             "model": self.module.state_dict(),
             "ema": self.ema.averages if self.ema else {},
             "optimizers": {
                 str(i): get_optimizer_state_dict(self.module, each)["state"]
                 for i, each in enumerate(self.optimizer.optimizers)
             },
-            "slots": slots.batch._asdict()
-            | slots.state._asdict()
-            | {"steps": slots.steps_B, "halted": slots.halted_B},
-            "hints": {"level": self.hints.level_N, "hinted": self.hints.hinted_B} if self.hints else {},
-            "decisions": self.decisions.tensors() if self.decisions else {},
+            "hints": hints | rows["hints"],
             "counters": {
                 "best": torch.tensor(self.best, dtype=torch.float64),
                 "seconds": torch.tensor(self.seconds(), dtype=torch.float64),
             },
+        }
+
+    def _rows_in_flight(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What is kept of each row in flight, of this process's own ones."""
+        slots = self.training_step.slots
+        return {
+            "slots": slots.batch._asdict()
+            | slots.state._asdict()
+            | {"steps": slots.steps_B, "halted": slots.halted_B},
+            "hints": {"hinted": self.hints.hinted_B} if self.hints else {},
+            "decisions": self.decisions.tensors() if self.decisions else {},
         }
 
 
@@ -426,14 +507,15 @@ def _summary(report: Report) -> dict[str, float]:
 
 
 @contextmanager
-def _signals() -> Generator[list[int]]:
+def _signals(speaks: bool) -> Generator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them; a second one does what it always did."""
     caught: list[int] = []
     previous = {}
 
     def note(number: int, _frame: object) -> None:
         caught.append(number)
-        print("stopping after this step; once more stops at once, without saving", file=sys.stderr)
+        if speaks:
+            print("stopping after this step; once more stops at once, without saving", file=sys.stderr)
         signal.signal(number, previous[number])
 
     try:
@@ -460,9 +542,23 @@ def _seen_before(folder: Path) -> Seen:
     )
 
 
-def _alone(folder: Path) -> AbstractContextManager[None]:
-    """Hold the folder of a run, which no two processes may train at once."""
-    return held(folder / LOCK, f"the run in {folder} is being trained")
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Hold the folder of a run, which is trained once at a time, making it if it is not there.
+
+    A run that does not begin leaves no mark, and no folder of its own if that is empty.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / LOCK, f"the run in {folder} is being trained"):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if not (folder / "config.yaml").exists():
+                    (folder / LOCK).unlink()
+                    if made:
+                        folder.rmdir()
 
 
 def _check_new(folder: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trm.config import EmaConfig, OptimizerConfig
 from trm.models.embedding import PuzzleEmbedding
 from trm.models.layers import Network
+from trm.processes import ALONE, Processes
 
 
 class AdamATan2(torch.optim.Optimizer):
@@ -128,11 +129,21 @@ class SignSgd(torch.optim.Optimizer):
 
     Gradients of equal ids are summed before the sign is taken, and a row is written once however often
     it was looked up. Rows that were not looked up stay untouched. All shapes are fixed by the batch.
+
+    Of several processes each looks up the rows of its share of `batch`. Ids and gradients are put together
+    before the sign is taken, in the order of the batch, so that every process writes the same bits.
     """
 
-    def __init__(self, embedding: PuzzleEmbedding, lr: float, weight_decay: float):
+    def __init__(
+        self,
+        embedding: PuzzleEmbedding,
+        lr: float,
+        weight_decay: float,
+        processes: Processes = ALONE,
+        batch: int = 0,
+    ):
         super().__init__([embedding.weight], {"lr": lr, "weight_decay": weight_decay})
-        self.embedding = embedding
+        self.embedding, self.processes, self.batch = embedding, processes, batch
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -144,11 +155,12 @@ class SignSgd(torch.optim.Optimizer):
         puzzle_B, rows_BW = self.embedding.looked_up
         if rows_BW.grad is None:
             return
+        puzzle_B, grad_BW = (self.processes.whole(each, self.batch) for each in (puzzle_B, rows_BW.grad))
         # Every row of an id reads the sum kept at the first one: equal ids get equal bits.
         first_B = (puzzle_B.unsqueeze(0) == puzzle_B.unsqueeze(1)).int().argmax(1)
-        summed_BW = torch.zeros_like(rows_BW).index_add_(0, first_B, rows_BW.grad)[first_B]
+        summed_BW = torch.zeros_like(grad_BW).index_add_(0, first_B, grad_BW)[first_B]
         (group,) = self.param_groups
-        decayed_BW = rows_BW * (1 - group["lr"] * group["weight_decay"])
+        decayed_BW = self.embedding.weight[puzzle_B] * (1 - group["lr"] * group["weight_decay"])
         # Rows of equal ids hold equal values, so the order in which they are written does not matter.
         self.embedding.weight[puzzle_B] = decayed_BW - group["lr"] * summed_BW.sign()
 
@@ -184,14 +196,18 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def torch_optimizers(
-    config: OptimizerConfig, model: nn.Module, capturable: bool = False
+    config: OptimizerConfig,
+    model: nn.Module,
+    capturable: bool = False,
+    processes: Processes = ALONE,
+    batch: int = 0,
 ) -> list[torch.optim.Optimizer]:
     """The torch optimizers that share the model's parameters between them."""
     optimizers: list[torch.optim.Optimizer] = []
     if not config.only_puzzles:  # else the network is frozen
         optimizers += OPTIMIZERS[config.name](config, *parameter_groups(model), capturable)
     optimizers += [
-        SignSgd(module, config.puzzle_lr, config.puzzle_weight_decay)
+        SignSgd(module, config.puzzle_lr, config.puzzle_weight_decay, processes, batch)
         for module in model.modules()
         if isinstance(module, PuzzleEmbedding)
     ]
@@ -239,13 +255,27 @@ OPTIMIZERS = {"adam_atan2": _adam_atan2, "adamw": _adamw, "muon": _muon}
 
 
 class Optimizer:
-    """All optimizers of a model, stepped together under one schedule and one gradient clip."""
+    """All optimizers of a model, stepped together under one schedule and one gradient clip.
 
-    def __init__(self, config: OptimizerConfig, model: nn.Module, steps: int, capturable: bool = False):
-        self.config = config
+    The gradient of every process is that of its share of the `batch` rows of a step; their sum is clipped and
+    applied by all alike. Only the last cycle carries gradient, so there is little work behind which an
+    exchange could hide: there is one, of all gradients, when they are complete. (A wrapper such as
+    DistributedDataParallel averages where we add up, and broadcasts buffers before every step.)
+    """
+
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        model: nn.Module,
+        steps: int,
+        capturable: bool = False,
+        processes: Processes = ALONE,
+        batch: int = 0,
+    ):
+        self.config, self.processes = config, processes
         self.steps = steps
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers = torch_optimizers(config, model, capturable)
+        self.optimizers = torch_optimizers(config, model, capturable, processes, batch)
         self._peaks = [[g["lr"] for g in each.param_groups] for each in self.optimizers]
         self._rates: list[list[Tensor]] | None = None
         if capturable:
@@ -266,7 +296,8 @@ class Optimizer:
                 group["lr"] = rate if self._rates is None else self._rates[i][j].fill_(rate)
 
     def apply(self) -> None:
-        """Clip the gradient, apply one update, and clear the gradient."""
+        """Add up the gradients of all processes, clip the sum, apply one update, and clear the gradients."""
+        self.processes.add_up([p.grad for p in self.parameters if p.grad is not None])
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         for each in self.optimizers:

@@ -14,6 +14,7 @@ from torch import Tensor
 from trm import rng
 from trm.data.batches import Batch
 from trm.models import RecursiveModel
+from trm.processes import ALONE, Processes
 from trm.recipe import RunConfig
 from trm.training.decisions import Decisions
 from trm.training.hints import Hints
@@ -28,9 +29,9 @@ WARM_UP = 3
 class TrainingStep:
     """Refill, supervision step, loss, backward, update, average.
 
-    `draw(number)` offers the batch of a step, whose number it gets as an int64 scalar on the device;
-    `backward(loss)` computes gradients. With `graph` the model must be on a CUDA device, and the optimizer
-    and the average must be `capturable`.
+    `draw(number)` offers the batch of a step (this process's rows of it), whose number it gets as an int64
+    scalar on the device; `backward(loss)` computes gradients. With `graph` the model must be on a CUDA
+    device, and the optimizer and the average must be `capturable`.
     """
 
     def __init__(
@@ -41,14 +42,14 @@ class TrainingStep:
         ema: Ema | None,
         draw: Callable[[Tensor], Batch],
         backward: Callable[[Tensor], object] = torch.Tensor.backward,
-        rank: int = 0,
         graph: bool = False,
         hints: Hints | None = None,
         decisions: Decisions | None = None,
+        processes: Processes = ALONE,
     ):
         self.config, self.model, self.optimizer, self.ema = config, model, optimizer, ema
-        self.draw, self.backward, self.rank, self.hints = draw, backward, rank, hints
-        self.decisions = decisions
+        self.draw, self.backward, self.hints, self.decisions = draw, backward, hints, decisions
+        self.processes, self.first = processes, processes.share(config.train.batch).start
         self._warm = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         # One stream for all warm-up steps: it keeps its memory.
@@ -85,13 +86,13 @@ class TrainingStep:
     def _run(self) -> None:
         config = self.config
         key = rng.fold(rng.fold(rng.stream("explore", self.number.device), config.seed), self.number)
-        key = rng.fold(key, self.rank)
+        key = rng.fold(key, 0)  # of old, like that of `Batches`
         offered, hinted_B = self.draw(self.number), None
         if self.hints is not None:
             offered, hinted_B = self.hints.add(offered, rng.fold(key, HINTS))
-        step = supervise(self.model, self.slots, offered, config.supervision, key, self.decisions)
+        step = supervise(self.model, self.slots, offered, config.supervision, key, self.decisions, self.first)
         loss, sums = step_loss(config.loss, step)
-        # The mean over processes of loss / local batch is the sum over all rows / global batch.
+        # A sum over rows, of which the others have theirs: gradients are added up, not averaged.
         self.backward(loss.total / config.train.batch)
         self.optimizer.apply()
         if self.ema is not None:
@@ -110,8 +111,13 @@ class TrainingStep:
             own.copy_(new)
 
     def read(self) -> dict[str, float]:
-        """Sums of the metrics since the last reading, which they end. Waits for the device, once."""
-        values = torch.stack(list(self._sums.values())).tolist()
+        """Sums of the metrics over all rows since the last reading, which they end.
+
+        Waits for the device, once.
+        """
+        sums = torch.stack(list(self._sums.values()))
+        self.processes.add_up([sums])
+        values = sums.tolist()
         for value in self._sums.values():
             value.zero_()
         self.steps_since_reading = 0

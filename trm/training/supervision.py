@@ -78,11 +78,11 @@ def refill(model: RecursiveModel, slots: Slots, offered: Batch) -> Slots:
     )
 
 
-def disturb(state: State, fresh_B: Tensor, config: SupervisionConfig, key: Tensor) -> State:
+def disturb(state: State, fresh_B: Tensor, config: SupervisionConfig, key: Tensor, first: int = 0) -> State:
     """The state with the noise of every step, and on fresh rows that of the start as well."""
     if not (config.noise or config.start_noise):
         return state
-    key_B = rng.fold(rng.fold(key, NOISE), torch.arange(len(fresh_B), device=key.device))
+    key_B = rng.rows(rng.fold(key, NOISE), range(first, first + len(fresh_B)))
     start_B = config.start_noise * rng.uniform(key_B, 1).squeeze(-1)
     std_B = torch.where(fresh_B, start_B.square() + config.noise**2, config.noise**2).sqrt()
     return state.plus(state.normals(rng.fold(key_B, 1)), std_B)
@@ -95,16 +95,18 @@ def supervise(
     config: SupervisionConfig,
     key: Tensor,
     decisions: "Decisions | None" = None,
+    first: int = 0,
 ) -> Step:
     """Refill, take one supervision step, and decide which rows halt.
 
     `model` may be wrapped for distributed training: only its call and `initial_state` are used.
-    `key` (see `rng`) draws the exploration; it must differ from step to step.
+    `key` (see `rng`) draws the exploration; it must differ from step to step. `first` is the number of the
+    first row in the global batch: what is drawn for a row does not depend on which process has it.
     """
     free_B = slots.halted_B
     slots = refill(model, slots, offered)
     batch = slots.batch
-    before = disturb(slots.state, free_B, config, key)
+    before = disturb(slots.state, free_B, config, key, first)
     if decisions is None:
         state, output = model(batch.tokens_BL, batch.puzzle_B, before)
     else:
@@ -117,7 +119,7 @@ def supervise(
         if config.act and config.steps > 1:
             bar_B = output.continue_B if config.continue_loss else 0
             halted_B = (last_B | (output.halt_B > bar_B)) & (
-                steps_B >= _minimum_steps(config, key, len(steps_B))
+                steps_B >= _minimum_steps(config, key, range(first, first + len(steps_B)))
             )
             if config.continue_loss:
                 _, ahead = model(batch.tokens_BL, batch.puzzle_B, state)
@@ -131,8 +133,8 @@ def supervise(
         return Step(slots, output, continue_target_B, wrong_B, posed_wrong_B)
 
 
-def _minimum_steps(config: SupervisionConfig, key: Tensor, size: int) -> Tensor:
+def _minimum_steps(config: SupervisionConfig, key: Tensor, rows: range) -> Tensor:
     """Steps that each row must reach before it may halt: random in 2..N_sup when exploring, else 0."""
-    row_B = rng.fold(key, torch.arange(size, device=key.device))
+    row_B = rng.rows(key, rows)
     explores_B = rng.uniform(row_B, 1).squeeze(-1) < config.exploration
     return rng.randint(rng.fold(row_B, 1), 2, config.steps + 1).masked_fill(~explores_B, 0)
