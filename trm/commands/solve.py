@@ -331,9 +331,10 @@ def _misfit(shown: list[str], configs: "dict[str, PretrainedConfig]") -> str:
     found = []
     for config in configs.values():
         family = config.family.build()
+        known = _alphabet(family)
         for text in shown:
             chars = "".join(text.split()) or " "
-            strange = sum(char not in _alphabet(family) for char in chars) / len(chars)
+            strange = sum(char not in known for char in chars) / len(chars)
             away = abs(family.cells(text) - family.length)
             fault = family.misfit(text) or "these weights are for other sizes"
             found.append((round(strange, 1), away, fault))
