@@ -168,10 +168,10 @@ BAD = [
     (["eval", "model", "--data", "good.csv", "--limit", "0"], "limit"),
     (["eval", "model", "--data", "good.csv", "--search", "9"], "--search is not measured here"),
     (["eval", "model", "--data", "good.csv", "--noise", "1"], "noise 1.0 would do nothing for one rollout"),
-    (["train", "tiny", "--train.batch", "100000000"], "less than or equal to 100000"),
+    (["train", "tiny", "--train.batch", "100000000"], "give at most 100000"),
     (["train", "tiny", "--model.heads", "2", "--out", "new"], "--model.heads is for mixing attention"),
-    (["data", "arc", "--variants", "100000000", "--train", "x"], "less than or equal to 100000"),
-    (["data", "sudoku", "--out", "new", "--train", "9" * 20], "less than or equal to 10000000"),
+    (["data", "arc", "--variants", "100000000", "--train", "x"], "give at most 100000"),
+    (["data", "sudoku", "--out", "new", "--train", "9" * 20], "give at most 10000000"),
     (["eval", "model", "--data", "good.csv", "--steps", "-1"], "steps"),
     (["train", "minii"], "unknown recipe 'minii'; did you mean 'mini'?"),
     (["train", "nothing.yaml"], "cannot read nothing.yaml"),
@@ -484,7 +484,7 @@ def test_no_memory_left_is_one_line_that_names_the_option(capsys, monkeypatch, e
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(Solver, "decisions", fail)
+    monkeypatch.setattr(Solver, "_decided", fail)
     for command in ([*SOLVE, PUZZLES[0]], ["eval", "model", "--data", "good.csv"]):
         code, _, err = run(capsys, *command, "--rollouts", "9")
         assert (code, err.count("out of memory: lower --rollouts")) == (2, 1)
@@ -497,7 +497,7 @@ def test_another_failure_is_no_lack_of_memory(monkeypatch):
     def fail(*arguments):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(Solver, "decisions", fail)
+    monkeypatch.setattr(Solver, "_decided", fail)
     with pytest.raises(RuntimeError, match="something else"):
         cli.main([*SOLVE, PUZZLES[0]])
 
@@ -803,7 +803,7 @@ def test_help_of_train_is_short_and_the_rest_is_behind_help_all(capsys):
     more = len(shown) - len(options(few))
     assert f"{more} more options, rarely needed: trm train --help-all" in few
     assert len(few.splitlines()) < 100 and max(map(len, few.splitlines())) <= 110
-    real = known | {"out", "resume", "stop_after", "device", "dtype"}
+    real = known | {"out", "resume", "stop_after", "processes", "device", "dtype"}
     for kind in config_classes().values():
         real |= {f"family.{name}" for name in kind.model_fields}
         real |= {f"data.{name}" for name in option_names(kind.data)}

@@ -25,7 +25,8 @@ def test_a_point_counts_right_answers_and_all_steps():
     (point,) = curve.measure(tiny.solver(), asked, [effort])
     assert (point.depth, point.rollouts, point.select, point.n) == (5, 3, "vote", 8)
     assert point.exact.value == 3 / 8
-    assert point.steps == sum(d.total_steps for d in tiny.solver().decide(asked.tokens_NL, effort)) / 8
+    found = tiny.solver().decisions(asked.tokens_NL, [effort], np.zeros(8, int))
+    assert point.steps == sum(each.total_steps for (each,) in found) / 8
     assert point.applications == point.steps * 1 * (1 + 1)  # T * (n + 1)
     chunked = tiny.solver()
     chunked.chunk = 4

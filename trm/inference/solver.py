@@ -250,11 +250,6 @@ class Solver:
         }
         return self.steps(answer.puzzle, effort.model_copy(update=alone), puzzle_id, answer.rollout)
 
-    def decide(self, tokens_NL: np.ndarray, effort: Effort, puzzle_id: int = 0) -> Iterator[Decision]:
-        """Answers to puzzles as tokens uint8 [N, L]."""
-        puzzle_N = np.full(len(tokens_NL), puzzle_id)
-        return (decision for (decision,) in self.decisions(tokens_NL, [effort], puzzle_N))
-
     def decisions(
         self, tokens_NL: np.ndarray, efforts: Sequence[Effort], puzzle_N: np.ndarray
     ) -> Iterator[list[Decision]]:
