@@ -795,7 +795,8 @@ def options(text: str) -> set[str]:
     return {each.replace("[no-]", "").replace("-", "_") for each in found}
 
 
-def test_help_of_train_is_short_and_the_rest_is_behind_help_all(capsys):
+def test_help_of_train_is_short_and_the_rest_is_behind_help_all(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
     few, everything = (run(capsys, "train", option)[1] for option in ("--help", "--help-all"))
     shown, known = options(everything), set(option_names(load_recipe("mini")))
     assert {each for each in known if not each.startswith("compute.")} <= shown
