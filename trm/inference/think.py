@@ -171,13 +171,22 @@ def ponder(
             "rollouts of a model of candidates are all the same under symmetries: add noise or a random start"
         )
     ways = _Ways(model, family, tokens_BL, effort, range(effort.rollouts) if turn is None else turn)
-    puzzle_R = puzzle_B.repeat_interleave(ways.rollouts)
     watch = _Watch(family, tokens_BL, effort, ways)
+    for _ in _watched(model, family, ways, watch, puzzle_B, steps):
+        pass
+    return list(watch.ends())
+
+
+def _watched(
+    model: RecursiveModel, family: Family, ways: "_Ways", watch: "_Watch", puzzle_B: Tensor, steps: int
+) -> Iterator[Thought]:
+    """Thoughts of the rollouts, each once it is noted, until the watch has sent all of them away."""
+    puzzle_R = puzzle_B.repeat_interleave(ways.rollouts)
     for thought in think(
         model, ways.tokens_RL, puzzle_R, steps, watch.leave, ways.start(), ways.noise, family.same_cells
     ):
         watch.note(thought)
-    return list(watch.ends())
+        yield thought
 
 
 def in_turns(
@@ -229,10 +238,7 @@ def refine(
     """
     ways = _Ways(model, family, tokens_1L, effort, range(rollout, rollout + 1))
     watch = _Watch(family, tokens_1L, effort, ways)
-    for thought in think(
-        model, ways.tokens_RL, puzzle_1, steps, watch.leave, ways.start(), ways.noise, family.same_cells
-    ):
-        watch.note(thought)
+    for thought in _watched(model, family, ways, watch, puzzle_1, steps):
         yield thought._replace(answer_AL=ways.undo(thought.answer_AL, thought.row_A))
 
 
