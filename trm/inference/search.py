@@ -155,7 +155,7 @@ def ruled_out(kind_ALN: Tensor, candidate_A: Tensor) -> Tensor:
     kind_AN = kind_ALN[row_A, cell_A]
     left_AN = kind_AN != OUT
     last_AN = left_AN & (left_AN.sum(-1, keepdim=True) == 1)
-    kind_ALN[row_A, cell_A] = torch.where(last_AN, GIVEN, kind_AN)
+    kind_ALN[row_A, cell_A] = kind_AN.masked_fill(last_AN, GIVEN)
     return kind_ALN
 
 

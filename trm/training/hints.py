@@ -55,7 +55,7 @@ class Hints:
         learned_B = slots.halted_B & self.hinted_B
         if step.posed_wrong_B is not None:
             learned_B &= ~step.posed_wrong_B
-        change_B = torch.where(exact_B, -1, 1) * learned_B
+        change_B = (1 - 2 * exact_B.int()) * learned_B
         change_N = torch.zeros_like(self.level_N)
         change_N.index_add_(0, slots.batch.row_B, change_B.to(change_N.dtype))
         self.processes.add_up([change_N])

@@ -84,7 +84,7 @@ def disturb(state: State, fresh_B: Tensor, config: SupervisionConfig, key: Tenso
         return state
     key_B = rng.rows(rng.fold(key, NOISE), range(first, first + len(fresh_B)))
     start_B = config.start_noise * rng.uniform(key_B, 1).squeeze(-1)
-    std_B = torch.where(fresh_B, start_B.square() + config.noise**2, config.noise**2).sqrt()
+    std_B = (fresh_B * start_B.square() + config.noise**2).sqrt()
     return state.plus(state.normals(rng.fold(key_B, 1)), std_B)
 
 
