@@ -142,8 +142,8 @@ def decided(kind_ALN: Tensor, candidate_A: Tensor) -> Tensor:
     """The kinds with one candidate of every row given, and the others of its cell out."""
     row_A, cell_A, symbol_A = _places(kind_ALN, candidate_A)
     kind_ALN = kind_ALN.clone()
-    kind_ALN[row_A, cell_A] = OUT
-    kind_ALN[row_A, cell_A, symbol_A] = GIVEN
+    kind_ALN[row_A, cell_A] = kind_ALN.new_full((), OUT)
+    kind_ALN[row_A, cell_A, symbol_A] = kind_ALN.new_full((), GIVEN)
     return kind_ALN
 
 
@@ -151,7 +151,7 @@ def ruled_out(kind_ALN: Tensor, candidate_A: Tensor) -> Tensor:
     """The kinds with one candidate of every row out; the last one that is left in its cell is given."""
     row_A, cell_A, symbol_A = _places(kind_ALN, candidate_A)
     kind_ALN = kind_ALN.clone()
-    kind_ALN[row_A, cell_A, symbol_A] = OUT
+    kind_ALN[row_A, cell_A, symbol_A] = kind_ALN.new_full((), OUT)
     kind_AN = kind_ALN[row_A, cell_A]
     left_AN = kind_AN != OUT
     last_AN = left_AN & (left_AN.sum(-1, keepdim=True) == 1)

@@ -37,5 +37,6 @@ def _wider(name: str, weight: Tensor, generator: torch.Generator) -> Tensor:
 
 def _split(weight: Tensor, generator: torch.Generator) -> Tensor:
     """The matrix (its columns are dimension 1) for inputs that are there twice."""
-    noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype) * weight.std()
+    noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype, device="cpu")
+    noise = noise.to(weight.device) * weight.std()
     return torch.cat((weight / 2 + _UNEVEN * noise, weight / 2 - _UNEVEN * noise), dim=1)
