@@ -135,7 +135,7 @@ def check(path: Path) -> None:
     """UserError unless there is a checkout of the original."""
     if missing := next((name for name in _NEEDED if not (path / name).is_file()), None):
         raise UserError(
-            f"{path} is no checkout of {NAME}: it has no {missing}; clone that repository of GitHub"
+            f"{path} is not a checkout of {NAME}: it has no {missing}; clone that repository of GitHub"
         )
 
 

@@ -4,7 +4,7 @@
 
 The plain loop gives every puzzle all supervision steps, in chunks of the same size. Every row says its
 exact accuracy, since speed at a loss of accuracy is none. Without data, puzzles of the model's size are
-generated from a fixed seed (they may be essentially the same as training puzzles of the bundled weights:
+generated from a fixed seed (they may be equivalent to training puzzles of the bundled weights:
 for accuracy to report, give a test file).
 """
 

@@ -425,7 +425,7 @@ def test_what_was_asked_before_a_fault_is_answered(capsys):
     code, out, err = run(capsys, *SOLVE, "--brief", "--file", "bad.txt")
     assert (code, out) == (2, answers(PUZZLES[0]))
     assert "bad.txt, line 3: contradictory clues" in err
-    assert "1 puzzles before it were answered: --skip-bad goes on" in err
+    assert "1 puzzles before it were answered: --skip-bad leaves bad ones out" in err
     code, _, err = run(capsys, *SOLVE, PUZZLES[0], "--steps", "1")
     assert "0 of 1 verified; try --rollouts 8 --select verify, or --exact" in err
 
@@ -556,8 +556,8 @@ def test_weights_are_called_averages_only_where_they_are(capsys):
         assert run(capsys, "train", "few.yaml", "--out", folder, option)[0] == 0
         code, _, err = run(capsys, "eval", folder, "--data", "good.csv")
         assert code == 2
-        # One is held out, and another is essentially the same.
-        assert "6 of 8 puzzles are essentially puzzles that the weights were trained on" in err
+        # One is held out, and another is equivalent.
+        assert "6 of 8 puzzles are equivalent to puzzles that the weights were trained on" in err
         code, out, err = run(capsys, "eval", folder, "--data", "good.csv", "--json", "--allow-leaks")
         assert (code, err) == (0, "")
         assert list(json.loads(out)["weights"]) == names
@@ -753,7 +753,7 @@ def test_a_run_from_train_to_eval(capsys, here):
     assert (code, err) == (0, "") and "step " not in out and "finished 4 steps" in out
     code, _, err = run(capsys, "train", "tiny", "--out", "run")
     assert (code, err.count("\n")) == (2, 1)
-    assert "run holds another run; go on with it by `trm train --resume run`" in err
+    assert "run holds another run; resume it with `trm train --resume run`" in err
 
 
 def test_stop_before_the_first_step_can_be_resumed(capsys):

@@ -142,7 +142,7 @@ BAD = [
     ([*EVAL, "shown.json", "--submission", "arc.yaml/s.json"], "arc.yaml"),
     (["eval", "sudoku", "--data", "shown.json", "--votes", "2"], "see `trm eval --help`"),
     (["eval", "run", "--data", "shown.json"], "commands of their own: trm arc eval --help"),
-    (["arc", "eval", "sudoku", "--data", "shown.json"], "sudoku is no ARC model: use trm eval"),
+    (["arc", "eval", "sudoku", "--data", "shown.json"], "sudoku is not an ARC model: use trm eval"),
     (["arc", "eval", "run"], "give a model and data: trm arc eval MODEL --data FILE"),
     (["arc", "adapt", "new.json"], "give tasks and a model: trm arc adapt FILE --model RUN"),
     (["solve", "010/222", "--model", "run"], "commands of their own: trm arc solve --help"),
@@ -153,7 +153,7 @@ BAD = [
     ([*SOLVE, "--model", "run"], "give tasks and a model"),
     ([*SOLVE, "nothing.json", "--model", "run"], "cannot read nothing.json"),
     ([*SOLVE, "new.json", "--model", "nope"], "no model 'nope'"),
-    ([*SOLVE, "new.json", "--model", "sudoku", "--out", "new"], "is no ARC model with puzzle embeddings"),
+    ([*SOLVE, "new.json", "--model", "sudoku", "--out", "new"], "is not an ARC model with puzzle embeddings"),
     (
         [*SOLVE, "large.json", "--model", "run", "--out", "new", "--allow-leaks"],
         "a side of 5, but the canvas",
@@ -393,7 +393,7 @@ def test_interrupted_learning_says_how_to_go_on(trm: Run, monkeypatch: pytest.Mo
         *("arc", "solve", "new.json", "--model", "run", "--out", "stopped", "--adapt-steps", "3")
     )
     assert (code, out) == (1, "")
-    assert "stopped at step 1, saved; go on with `trm train --resume stopped`" in " ".join(err.split())
+    assert "stopped at step 1, saved; resume it with `trm train --resume stopped`" in " ".join(err.split())
 
 
 def test_help_of_solve_for_arc(trm: Run):

@@ -64,4 +64,4 @@ def test_bad_lists_are_refused(tmp_path, capsys, depths):
     (tmp_path / "data.csv").write_text(f"question,answer\n{PUZZLES[0]},{ANSWER}\n")
     options = ["--curve", str(tmp_path / "out"), "--curve-depths", depths]
     assert cli.main(["eval", str(tmp_path / "model"), "--data", str(tmp_path / "data.csv"), *options]) == 2
-    assert "is no list of positive numbers" in capsys.readouterr().err
+    assert "is not a list of positive numbers" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def test_text_of_answers_with_padding_in_them():
     [
         ("", "the puzzle is empty"),
         (" \n ", "the puzzle is empty"),
-        ("12/3x", "'x' in row 2, column 2 is no symbol of this grid; use . 1 2 3"),
+        ("12/3x", "'x' in row 2, column 2 is not a symbol of this grid; use . 1 2 3"),
         ("1 2/3 12", "'12' in row 2, column 2"),
         ("12345.", "'4' in row 2, column 1"),
         ("12/3", "row 2 has 1 cells, but row 1 has 2"),

@@ -159,11 +159,11 @@ def test_faults_of_csv_name_the_line(file, lines, message):
         ("[1]", "line 2: not a JSON object"),
         ("{}", "line 2: no key 'question' (no key at all)"),
         ('{"question": "1", "rating": "2"}', "line 2: no key 'answer' (question, rating)"),
-        ('{"question": 1, "answer": "1"}', "line 2, question: '1' is no grid"),
-        ('{"question": null, "answer": "1"}', "line 2, question: 'None' is no grid"),
-        ('{"question": [], "answer": "1"}', "line 2, question: '[]' is no grid"),
+        ('{"question": 1, "answer": "1"}', "line 2, question: '1' is not a grid"),
+        ('{"question": null, "answer": "1"}', "line 2, question: 'None' is not a grid"),
+        ('{"question": [], "answer": "1"}', "line 2, question: '[]' is not a grid"),
         ('{"question": [[]], "answer": "1"}', "line 2, question: row 1 has no cells"),
-        ('{"question": ["12", [1]], "answer": "1"}', "is no grid"),
+        ('{"question": ["12", [1]], "answer": "1"}', "is not a grid"),
         ('{"question": ["12", "", "12"], "answer": "1"}', "line 2, question: row 2 has no cells"),
         ('{"question": [[1, 2.5]], "answer": "12"}', "line 2, question: the cell 2.5 is neither"),
         ('{"question": [[1, true]], "answer": "12"}', "line 2, question: the cell True is neither"),
@@ -222,7 +222,7 @@ def test_grids_of_mixed_sizes():
         (np.ones((1, 2, 2)), np.ones((1, 2, 2)), "puzzles[0], question: the cell 1.0 is neither"),
         (np.ones((1, 2, 2), bool), np.ones((1, 2, 2), int), "the cell True is neither"),
         (np.ones((1, 2, 2, 2), int), np.ones((1, 2, 2), int), "puzzles[0], question: the cell [1, 1]"),
-        (np.ones(3, int), np.ones(3, int), "puzzles[0], question: '1' is no grid"),
+        (np.ones(3, int), np.ones(3, int), "puzzles[0], question: '1' is not a grid"),
     ],
 )
 def test_faults_of_arrays_name_the_puzzle(questions, answers, message):
@@ -420,10 +420,9 @@ def test_one_puzzle_in_two_splits_names_both_lines():
     )
     check_splits({"train": train, "test": test}, plain)
     assert refusal(check_splits, {"train": train, "test": test}, symmetric) == (
-        "b.csv, line 3 (test): essentially the same puzzle as a.csv, line 2 (train); "
-        "keep it in one of them only"
+        "b.csv, line 3 (test): equivalent to the puzzle of a.csv, line 2 (train); keep it in one of them only"
     )
-    assert "a.csv, line 3 (b): essentially" in refusal(check_splits, {"a": train[:1], "b": train[1:2]}, plain)
+    assert "a.csv, line 3 (b): equivalent" in refusal(check_splits, {"a": train[:1], "b": train[1:2]}, plain)
     other = [row("1 .", "1 1", "c.csv, line 2")]
     assert "c.csv, line 2: the same question as in a.csv, line 2, but" in refusal(
         check_splits, {"train": train, "test": other}, plain

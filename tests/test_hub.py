@@ -203,13 +203,13 @@ def test_who_may_not_write_is_told_how_to_log_in(server: Hub, capsys, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["push", "model", "name"], "'name' is no name of a repository: write ORG/NAME"),
-        (["push", "model", "a b/c"], "'a b/c' is no name of a repository"),
+        (["push", "model", "name"], "'name' is not a repository name: write ORG/NAME"),
+        (["push", "model", "a b/c"], "'a b/c' is not a repository name"),
         (["push", "nothing", "org/name"], "no model 'nothing'"),
         (["push", "model", "org/name", "--figures", "none.json"], "cannot read none.json"),
         (
             ["push", "model", "org/name", "--figures", "model/config.json"],
-            "is no report of `trm eval --json`",
+            "is not a report of `trm eval --json`",
         ),
         (["pull", "name"], "write ORG/NAME"),
     ],

@@ -284,7 +284,7 @@ def test_no_puzzles_for_the_examples(sudoku: Path):
         ({"num_puzzle_identifiers": 0}, "num_puzzle_identifiers"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"sets": []}, "sets: "),
-        ({"sets": ["../../secret"]}, "'../../secret' is no name of a set"),
+        ({"sets": ["../../secret"]}, "'../../secret' is not the name of a set"),
         ({"sets": ["all", "extra"]}, r"extra__inputs\.npy is missing"),
     ],
 )
@@ -329,7 +329,7 @@ def test_pickles_are_refused_and_not_executed(sudoku: Path, tmp_path: Path):
     path = sudoku / "train" / "all__labels.npy"
     np.save(path, np.array([Bomb()], dtype=object), allow_pickle=True)
     for _ in ("array of objects", "plain pickle"):
-        with pytest.raises(UserError, match=r"all__labels\.npy is no array that can be read"):
+        with pytest.raises(UserError, match=r"all__labels\.npy is not a readable array"):
             original.read(sudoku, "train", TASK)
         path.write_bytes(pickle.dumps(Bomb()))
     assert not (tmp_path / "executed").exists()
@@ -346,7 +346,7 @@ def test_what_is_a_folder_and_what_are_its_splits(sudoku: Path, tmp_path: Path):
     for path in (sudoku / "train", tmp_path / "gone", sudoku / "identifiers.json", sudoku / "other"):
         assert not original.is_folder(path)
         assert original.splits(path) == []
-        with pytest.raises(UserError, match="is no data folder of the original"):
+        with pytest.raises(UserError, match="is not a data folder of the original"):
             original.read(path, "train", TASK)
     for split in ("dev", "other", "", "..", "train/"):
         with pytest.raises(UserError, match=r"has no split .*; choose one of test, train"):
@@ -464,7 +464,7 @@ BOARDS = np.ones((2, 16), dtype=np.uint8)
         ({"train": random_puzzles(0)}, {}, "puzzle ids from 0 to 3, but identifiers name 1"),
         ({"train": random_puzzles(0)}, {"identifiers": NAMES[:3]}, "from 0 to 3, but identifiers name 3"),
         ({"train": from_arrays(BOARDS[:0], BOARDS[:0])}, {}, "'train' holds no puzzles"),
-        ({"../train": from_arrays(BOARDS, BOARDS)}, {}, "'../train' is no name of a split"),
+        ({"../train": from_arrays(BOARDS, BOARDS)}, {}, "'../train' is not the name of a split"),
         ({"train": from_arrays(BOARDS, BOARDS[:, :9])}, {}, "do not fit the family: it has 16 tokens"),
         ({"train": from_arrays(BOARDS, BOARDS + 5)}, {}, "a vocabulary of 6"),
         ({"train": from_arrays(BOARDS, BOARDS)}, {"groups": {"test": indices(0, 2)}}, "groups of test, but"),

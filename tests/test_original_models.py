@@ -385,9 +385,9 @@ def test_a_folder_is_checked_and_described(run: Run, tmp_path: Path):
     (tmp_path / "data/train/all__labels.npy").write_bytes(b"no")
     code, _, err = run("data", "original", "data")
     assert (code, err.count("\n")) == (2, 1)
-    assert "train/all__labels.npy is no array that can be read" in err
-    assert ". is no data folder of the original" in run("data", "original", ".")[2]
-    assert "is no data folder of the original" in run("data", "original", "none")[2]
+    assert "train/all__labels.npy is not a readable array" in err
+    assert ". is not a data folder of the original" in run("data", "original", ".")[2]
+    assert "is not a data folder of the original" in run("data", "original", "none")[2]
     assert "give a data folder, or several" in run("data", "original")[2]
 
 

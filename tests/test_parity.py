@@ -166,14 +166,14 @@ def test_a_folder_that_is_no_checkout_is_one_line(tmp_path: Path, capsys, monkey
     out, err = capsys.readouterr()
     assert ended.value.code == 2 and not out
     assert len(err.splitlines()) == 1
-    assert f"error: {tmp_path} is no checkout of {checkout.NAME}: it has no " in err
+    assert f"error: {tmp_path} is not a checkout of {checkout.NAME}: it has no " in err
 
 
 def test_a_file_that_is_missing_is_named(fake: Path):
     (fake / "models/losses.py").unlink()
     with pytest.raises(UserError, match=r"it has no models/losses\.py; clone that repository"):
         parity.main(original=fake)
-    with pytest.raises(UserError, match="is no checkout"):
+    with pytest.raises(UserError, match="is not a checkout"):
         parity.main(original=fake / "nowhere")
 
 

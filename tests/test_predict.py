@@ -504,9 +504,9 @@ def test_models_that_cannot_be_adapted_are_refused(run, tmp_path):
             adapt(str(model), source, tmp_path / "new", 4, device="cpu")
         assert not (tmp_path / "new").exists()
 
-    refused(tiny.save(tmp_path / "sudoku"), "sudoku is no ARC model with puzzle embeddings")
+    refused(tiny.save(tmp_path / "sudoku"), "sudoku is not an ARC model with puzzle embeddings")
     plain_model = trained(tmp_path, model={"puzzle_width": 0, "prefix": 0})
-    refused(plain_model, "is no ARC model with puzzle embeddings")
+    refused(plain_model, "is not an ARC model with puzzle embeddings")
     old = pretrained.load(run)
     silent = old.config.model_copy(update={"about": {}})
     pretrained.save(tmp_path / "silent", silent, old.model.state_dict(), variants=old.variants())

@@ -70,7 +70,7 @@ def short(**changes: dict) -> RunConfig:
 
 
 def by(count: int, settings: RunConfig | None, folder: Path, stop_after: int | None = None) -> Path:
-    """A run in a folder, gone on with where there is no configuration; weights and all in float64."""
+    """A run in a folder, resumed where there is no configuration; weights and all in float64."""
 
     def work() -> None:
         torch.set_default_dtype(torch.float64)
@@ -331,7 +331,7 @@ def test_the_command_starts_processes_and_says_which_one_died(tmp_path: Path):
         process.communicate()
     assert process.returncode == 2, said
     assert "process 1 of 2 was killed (SIGKILL) and the others were ended; what was saved is good" in said
-    assert "go on with `trm train --resume run --processes 2`" in said and "Traceback" not in said
+    assert "resume with `trm train --resume run --processes 2`" in said and "Traceback" not in said
     assert json.loads((tmp_path / "run" / "data.json").read_text())["train"]["rows"] == 40
 
 
@@ -440,6 +440,6 @@ def test_answers_in_a_file_go_on_where_they_stopped(puzzles: Path, small_batches
     assert "9 answers" in words
     out.write_text(whole.replace("\n", "", 1))
     codes, words = said(count, puzzles, *asked)
-    assert codes == [2] * count and "line 1 is no answer to puzzle 1" in words
+    assert codes == [2] * count and "line 1 does not answer puzzle 1" in words
     assert out.read_text() == whole.replace("\n", "", 1)
     assert said(1, puzzles, *asked, "--json")[0] == [2]

@@ -446,7 +446,7 @@ def test_the_command_says_what_is_wrong(capsys, weights, tmp_path):
     assert "--port is 70000" in fault("mini", "--port", "70000")
     assert "holds no page" in fault("mini", "--site", str(tmp_path))
     assert "--rows is 0" in fault("mini", "--rows", "0")
-    assert "nobody can listen at 256.1.1.1" in fault(str(weights), "--host", "256.1.1.1")
+    assert "cannot listen at 256.1.1.1" in fault(str(weights), "--host", "256.1.1.1")
 
 
 def figure(client: httpx.Client, name: str) -> int:

@@ -266,7 +266,7 @@ def others(*held: str) -> list[str]:
     return [puzzle for puzzle in PUZZLES if TASK.canonical(TASK.parse(puzzle)) not in forms]
 
 
-def test_essentially_equal_puzzles_are_never_on_both_sides(file, tmp_path):
+def test_equivalent_puzzles_are_never_on_both_sides(file, tmp_path):
     (tmp_path / "more.csv").write_text(file.read_text() + f"{moved(PUZZLES[0])},{moved(ANSWER)}\n")
     more = sources.read(str(tmp_path / "more.csv"), TASK)
     seeds = range(40)
@@ -278,7 +278,7 @@ def test_essentially_equal_puzzles_are_never_on_both_sides(file, tmp_path):
     assert texts(train) == others(PUZZLES[0])  # its image is left out, and so are its like
     (tmp_path / "validation.csv").write_text(f"question,answer\n{moved(PUZZLES[2])},{moved(ANSWER)}\n")
     config = SudokuDataConfig(train=str(file), validation=str(tmp_path / "validation.csv"))
-    with pytest.raises(UserError, match=rf"{8 - len(others(PUZZLES[2]))} training puzzles are essentially"):
+    with pytest.raises(UserError, match=rf"{8 - len(others(PUZZLES[2]))} training puzzles are equivalent"):
         prepare(config, tmp_path)
 
 

@@ -148,7 +148,7 @@ def test_a_test_file_of_its_own(tmp_path, capsys):
     assert (tmp_path / "out" / "test.csv").read_text().splitlines()[1].endswith(",2")
     # Under renamed symbols it is a training puzzle.
     assert cli.main([*grid, "--permute", "12", "--out", str(tmp_path / "two")]) == 2
-    assert "test.csv, line 2 (test): essentially the same puzzle as" in capsys.readouterr().err
+    assert "test.csv, line 2 (test): equivalent to the puzzle of" in capsys.readouterr().err
     assert cli.main([*grid, "--test", "1", "--out", str(tmp_path / "two")]) == 2
 
 

@@ -233,8 +233,8 @@ GOOD = {"attempt_1": [[1]], "attempt_2": [[1, 2], [3, 4]]}
         ({"b": [GOOD | {"attempt_1": [[10]]}]}, "row 1 holds '10'"),
         ({"b": [GOOD | {"attempt_1": [[-1]]}]}, "row 1 holds '-1'"),
         ({"b": [GOOD | {"attempt_1": [[1.5]]}]}, r"row 1 holds '1\.5'"),
-        ({"b": [GOOD | {"attempt_1": np.array([[1]])}]}, "attempt_1 is no grid"),
-        ({"b": [GOOD | {"attempt_1": None}]}, "attempt_1 is no grid"),
+        ({"b": [GOOD | {"attempt_1": np.array([[1]])}]}, "attempt_1 is not a grid"),
+        ({"b": [GOOD | {"attempt_1": None}]}, "attempt_1 is not a grid"),
     ],
 )
 def test_every_fault_of_a_submission_is_named(change, message):

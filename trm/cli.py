@@ -1,7 +1,7 @@
 """The command `trm`; `_COMMANDS` lists its verbs.
 
 Each command (see `commands`) is a function whose signature is its options; tyro makes the parser from
-them. Whatever a user can put right ends as one line on stderr and exit code 2.
+them. Whatever a user can fix ends as one line on stderr and exit code 2.
 """
 
 import difflib
@@ -36,7 +36,7 @@ With every command:
 
 Exit codes:
   0  all went well            1  an answer is not verified, or work was stopped before its end
-  2  something is to be put right: one line on stderr says what
+  2  something needs to be fixed: one line on stderr says what
   130, 143, 141  ended by Ctrl-C, by SIGTERM, or by a reader that left"""
 
 
@@ -279,7 +279,7 @@ def _unknown(word: str, options: list[str]) -> str:
         return f"{word} is a group of options, such as {', '.join(group[:3])}"
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near and word.startswith("--") else ""
-    return f"{word} is no option, or stands where none is expected{hint}"
+    return f"{word} is not an option, or is not expected here{hint}"
 
 
 def _invalid(error: Any, arguments: list[str]) -> str:

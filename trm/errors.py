@@ -1,6 +1,6 @@
 """The one exception that a user is meant to read.
 
-Everything that a person can put right (a malformed puzzle, a damaged checkpoint, a full disk) is raised
+Everything that a person can fix (a malformed puzzle, a damaged checkpoint, a full disk) is raised
 as `UserError`. The command prints its text on one line and exits with code 2; a library user catches it.
 """
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user can put right: the text names the cause and the remedy in one line."""
+    """Something the user can fix: the text names the cause and the remedy in one line."""
 
 
 class SaidElsewhere(UserError):  # noqa: N818 - it is said, and there

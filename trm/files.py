@@ -103,7 +103,7 @@ def lines(file: IO[str], name: str) -> Iterator[str]:
     """Lines of an open text with their ends, one by one; UserError if one is endless."""
     while line := file.readline(_LINE + 1):
         if len(line) > _LINE:
-            raise UserError(f"{name} has a line of more than {_LINE:,} characters: it is no such file")
+            raise UserError(f"{name} has a line of more than {_LINE:,} characters: too long for such a file")
         yield line
 
 

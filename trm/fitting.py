@@ -78,7 +78,7 @@ def fit(
         ).model_dump()
         for section, options in (changes or {}).items():
             if not isinstance(values.get(section), dict):
-                raise UserError(f"changes names {section!r}, which is no section of a recipe")
+                raise UserError(f"changes names {section!r}, which is not a section of a recipe")
             values[section] |= options
         values["compute"]["device"] = device
         outcome = train(parse(RunConfig, values, "changes"), folder / "run", console=console)
@@ -117,8 +117,8 @@ def lay_out(
     """Split puzzles and write them with a recipe: train.csv, validation.csv, test.csv, recipe.yaml.
 
     Puzzles that a symmetry maps to each other stay in one split. Default sizes: a tenth each, at most 500 for
-    validation and 1,000 for the test. With `test_rows` these are the test, and none of them may be in essence
-    one of `rows`. Raises UserError as `fit`, and where a file would be written over.
+    validation and 1,000 for the test. With `test_rows` these are the test, and none may be equivalent to one
+    of `rows`. Raises UserError as `fit`, and where a file would be written over.
     """
     everyone = [*rows, *test_rows]
     family = Grid(grids.infer(everyone, dihedral, permute, rules))

@@ -279,7 +279,7 @@ def _report(path: Path) -> dict[str, Any]:
             shares = figures.get("all_steps") or figures["early_stop"]
             _row(str(values["data"]), values["n"], shares["exact"], shares["cells"]["value"])
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path} is no report of `trm eval --json`") from None
+        raise UserError(f"{path} is not a report of `trm eval --json`") from None
     return values
 
 
@@ -287,9 +287,9 @@ def _check_repo(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UserError(f"{repo!r} is no name of a repository: {first_line(error)}") from None
+        raise UserError(f"{repo!r} is not a repository name: {first_line(error)}") from None
     if repo.count("/") != 1:
-        raise UserError(f"{repo!r} is no name of a repository: write ORG/NAME")
+        raise UserError(f"{repo!r} is not a repository name: write ORG/NAME")
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 Compiling takes seconds, so numba keeps its results: beside the source, or in the user's cache folder. Where
 it can write to neither (a hardened container) it refuses to work at all. Then a folder in the temporary
-directory takes their place, and where that is not to be had, every process compiles for itself.
+directory takes their place, and where that is not available, every process compiles for itself.
 """
 
 import os

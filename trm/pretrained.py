@@ -172,7 +172,7 @@ def check_replaceable(folder: Path) -> None:
     """Raise UserError unless weights may be written there: it is not there, or empty, or holds a model."""
     own = {*FILES, "README.md"}
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
-        raise UserError(f"{folder} holds something else than a model: choose another folder")
+        raise UserError(f"{folder} holds something other than a model: choose another folder")
 
 
 def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
@@ -328,7 +328,7 @@ def step_of(folder: Path) -> int | None:
 def download(repo: str, revision: str = "", force: bool = False, more: Sequence[str] = ()) -> Path:
     """Folder of the hub's cache with the files of a model, and `more` where they are there.
 
-    Without a network it is what was downloaded before. Raises UserError where it is not to be had; `force`
+    Without a network it is what was downloaded before. Raises UserError where it is not available; `force`
     downloads again what the cache has.
     """
     at = f" at {revision}" if revision else ""
@@ -338,7 +338,7 @@ def download(repo: str, revision: str = "", force: bool = False, more: Sequence[
                 repo, revision=revision or None, allow_patterns=[*FILES, *more], force_download=force
             )
         )
-    except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
+    except Exception as error:  # the hub client raises many kinds; all mean "not available now"
         raise UserError(
             f"no local folder {repo!r}, and the hub did not give it{at}: {first_line(error)}"
         ) from None
@@ -347,7 +347,7 @@ def download(repo: str, revision: str = "", force: bool = False, more: Sequence[
 def at_revision(name: str, revision: str) -> str:
     """The name of a hub repository at a revision; UserError for what has none."""
     if Path(name).exists() or "@" in name or _hub_name(name) is None:
-        raise UserError(f"{name!r} is no hub repository org/name: only these have revisions")
+        raise UserError(f"{name!r} is not a hub repository org/name: only these have revisions")
     return f"{name}@{revision}"
 
 

@@ -230,7 +230,7 @@ def _others_are_there(processes: Processes) -> Generator[None]:
         yield
     except RuntimeError as error:
         gone = UserError(
-            f"another of the {processes.count} processes has ended; what was saved is good: go on from there"
+            f"another of the {processes.count} processes has ended; what was saved is good: resume from there"
         )
         raise processes.everywhere(gone) from error
 

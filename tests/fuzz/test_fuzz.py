@@ -1,7 +1,7 @@
 """Damaged files of every kind: a correct result or one line of words, never a traceback, a hang or code run.
 
 A case is a set of good files with one or two of them damaged (see `damage`), read as the command reads them
-(see `doors`). `make test` tries a few of every kind, always the same; `make fuzz` goes on with new ones for
+(see `doors`). `make test` tries a few of every kind, always the same; `make fuzz` continues with new ones for
 TRM_FUZZ_SECONDS, and prints how many it tried.
 """
 

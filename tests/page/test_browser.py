@@ -152,7 +152,7 @@ def test_text_is_read_in_many_forms_and_faults_are_named(page):
         return page.text_content("#verdict")
 
     assert "15 cells make no Sudoku" in read("2.4.......2....")
-    assert "is no digit of a 4\u00d74 Sudoku" in read("2.4.......2....x")
+    assert "is not a digit of a 4\u00d74 Sudoku" in read("2.4.......2....x")
     page.fill("#text", "2 . | 4 .\n. . | . .\n----+----\n. . | 2 .\n. . | . 3")
     page.click("#read")
     page.wait_for_function(f"location.hash.includes('{FOUR}')")

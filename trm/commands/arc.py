@@ -63,7 +63,7 @@ def solve(
         file = folder / "submission.json"
         if not outcome.finished:
             console(stderr=True).print(
-                f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`, then "
+                f"stopped at step {outcome.step}, saved; resume it with `trm train --resume {folder}`, then "
                 f"`trm arc eval {folder} --data {source} --submission {file}`"
             )
             return 1 if outcome.signal is None else 128 + outcome.signal
@@ -117,7 +117,7 @@ def adapt(
         if outcome.finished:
             print(f"weights: {folder}; try `trm arc eval {folder} --data {source} --submission FILE`")
             return 0
-        print(f"stopped at step {outcome.step}, saved; go on with `trm train --resume {folder}`")
+        print(f"stopped at step {outcome.step}, saved; resume it with `trm train --resume {folder}`")
         return 0 if outcome.signal is None else 128 + outcome.signal
 
 
@@ -167,7 +167,7 @@ def evaluate(
     with shared(device) as group:
         found = pretrained.load(model, ComputeConfig(device=device, dtype=dtype))
         if found.family.commands != "arc":
-            raise UserError(f"{model} is no ARC model: use trm eval")
+            raise UserError(f"{model} is not an ARC model: use trm eval")
         asked = [name.strip() for name in tasks.split(",")] if tasks else []
         chosen = readers.pick(readers.read(data), asked)
         known = any(all(pair.output is not None for pair in task.test) for task in chosen)

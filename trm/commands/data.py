@@ -23,7 +23,7 @@ Args:
     out: Folder for train.csv, validation.csv and test.csv.
     board: Boards of the family.
     puzzles: Which puzzles, and how many.
-    avoid: CSV file of puzzles to which no new one may be essentially the same.
+    avoid: CSV file of puzzles to which no new one may be equivalent.
     seed: Seed of the generator.
 """
 
@@ -97,7 +97,7 @@ def grid(
         height: Rows of puzzles that are written without row separators. Default: a square, else one row.
         validation: Validation puzzles. Default: a tenth, at most 500.
         test: Test puzzles. Default: a tenth, at most 1,000.
-        test_file: Test puzzles from a file of their own; one that is in essence a training puzzle is refused.
+        test_file: Test puzzles from a file of their own; one equivalent to a training puzzle is refused.
         recipe: The recipe from which model, optimizer and length of the run are taken.
         seed: Seed of the split.
     """

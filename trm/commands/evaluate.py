@@ -183,7 +183,7 @@ def _refuse_leaks(found: "Pretrained", puzzles: "Puzzles", data: str) -> None:
     leaked = int(np.isin(pretrained.marks(found.family, puzzles.tokens_NL), known).sum())
     if leaked:
         raise UserError(
-            f"{data}: {leaked} of {len(puzzles)} puzzles are essentially puzzles that the weights were "
+            f"{data}: {leaked} of {len(puzzles)} puzzles are equivalent to puzzles that the weights were "
             "trained on, and say nothing of unseen ones: leave them out, or give --allow-leaks"
         )
 
@@ -261,7 +261,7 @@ def _print_reports(results: "dict[str, tuple[Report, Point | None]]", title: str
 def _counts(text: str) -> list[int]:
     """Positive whole numbers from a comma-separated list."""
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise UserError(f"{text!r} is no list of positive numbers; write for example 16,32,64")
+        raise UserError(f"{text!r} is not a list of positive numbers; write for example 16,32,64")
     return [int(part) for part in text.split(",")]
 
 

@@ -41,7 +41,7 @@ def export(
         raise UserError("give a model and a folder: trm export MODEL --out FOLDER")
     at_least(1, check=check)
     if out.exists() and not (out / "model.json").is_file() and any(out.iterdir()):
-        raise UserError(f"{out} holds something else than an export: give a new folder")
+        raise UserError(f"{out} holds something other than an export: give a new folder")
     from trm import export as work
     from trm import pretrained
     from trm.config import ComputeConfig

@@ -119,7 +119,7 @@ def data(
         raise UserError("give a data folder, or several: trm data original FOLDER...")
     for folder in folders:
         if not original.is_folder(folder):
-            raise UserError(f"{folder} is no data folder of the original: it holds no SPLIT/dataset.json")
+            raise UserError(f"{folder} is not a data folder of the original: it holds no SPLIT/dataset.json")
     config = load_recipe(recipe).family if recipe else models.family_of(folders[0])
     family = config.build()
     reports = [_report(folder, family) for folder in folders]

@@ -27,7 +27,7 @@ def page(models: Positional[tuple[str, ...]] = (), /, *, out: Path | None = None
         raise UserError("give models and a folder: trm page MODEL... --out FOLDER")
     at_least(1, check=check)
     if out.exists() and not (out / "models.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} holds something else than a page: give a new folder")
+        raise UserError(f"{out} holds something other than a page: give a new folder")
     from trm import page as work
     from trm import pretrained
     from trm.config import ComputeConfig

@@ -18,7 +18,7 @@ def runs(folder: Positional[Path] = Path("runs"), /, *, json: bool = False) -> i
     """List the runs in a folder: state, step, best figures.
 
     A run is running if a process on this machine trains it, finished if all its steps are done and saved, and
-    stopped otherwise: then `trm train --resume RUN` goes on. Of a run by an earlier version that wrote
+    stopped otherwise: then `trm train --resume RUN` continues it. Of a run by an earlier version that wrote
     something in the last minutes nothing is known.
 
     For example:

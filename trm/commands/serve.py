@@ -96,5 +96,5 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=kind, backlog=2048)
     except OSError as error:
         raise UserError(
-            f"nobody can listen at {host}, port {port} ({error.strerror}): give another --host or --port"
+            f"cannot listen at {host}, port {port} ({error.strerror}): give another --host or --port"
         ) from None

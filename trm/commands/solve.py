@@ -138,7 +138,7 @@ def _write(
         for _ in itertools.islice(texts, known):
             pass
     with (
-        files.full_disk_is_a_user_error(f"not all answers are in {out}; the same command goes on"),
+        files.full_disk_is_a_user_error(f"not all answers are in {out}; run the command again to resume"),
         out.open("a", buffering=1, encoding="utf-8") if group.first else nullcontext() as file,
         bar(console(stderr=True), "solving", None, known) as progress,
     ):
@@ -174,7 +174,7 @@ def _answered(out: Path, texts: Iterator[str], family: "Family") -> dict[bool | 
                 same = False
             if not same:
                 raise UserError(
-                    f"{out}, line {number} is no answer to puzzle {number}: it was written for others; "
+                    f"{out}, line {number} does not answer puzzle {number}: it was written for others; "
                     "choose another file"
                 )
     os.truncate(out, size)
@@ -208,7 +208,7 @@ def _opened(puzzle: str, file: str) -> "Iterator[Lines | None]":
         if _is_path(puzzle):
             raise UserError(f"{puzzle} is a file: to read puzzles from it, write --file {puzzle}")
         if re.fullmatch(r"\S+\.(csv|tsv|txt|json|jsonl|ndjson|gz)", puzzle):
-            raise UserError(f"there is no file {puzzle}, and a puzzle it is not: check the name")
+            raise UserError(f"there is no file {puzzle}, and it is not a puzzle either: check the name")
         yield None
 
 
@@ -258,8 +258,9 @@ class _Asked:
     def report(self) -> None:
         """Raise the fault that has ended the puzzles, if any; say what was left out."""
         if self.fault is not None:
-            go_on = self.lines is not None and self.count
-            done = f"; {self.count} puzzles before it were answered: --skip-bad goes on" if go_on else ""
+            done = ""
+            if self.lines is not None and self.count:
+                done = f"; {self.count} puzzles before it were answered: --skip-bad leaves bad ones out"
             raise UserError(f"{self.fault}{done}") from None
         if not self.count and not self.skipped and self.lines is not None:
             raise UserError(f"{self.lines.name} holds no puzzles")
@@ -341,7 +342,7 @@ def _misfit(shown: list[str], configs: "dict[str, PretrainedConfig]") -> str:
     strange, _, fault = min(found)
     if any(mark in shown[-1] for mark in ",;\t"):
         fault += "; if this is a table, name its columns in the first line: question,answer"
-    return fault if strange < 0.5 else f"{shown[-1][:40]!r} is no puzzle that the weights know: {fault}"
+    return fault if strange < 0.5 else f"{shown[-1][:40]!r} is not a puzzle that the weights know: {fault}"
 
 
 def _alphabet(family: "Family") -> set[str]:

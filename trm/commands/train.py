@@ -25,7 +25,7 @@ COMMON = frozenset(
     | {"supervision.steps", "optimizer.name", "optimizer.lr", "optimizer.warmup", "optimizer.schedule"}
     | {"ema.decay", "train.start_from", "train.batch", "train.steps", "train.eval_every"}
 )
-_LOW = 0.5  # share of validation puzzles below which a finished run says how to go on
+_LOW = 0.5  # share of validation puzzles below which a finished run says how to continue
 
 
 def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()) -> Callable[..., int]:
@@ -71,7 +71,7 @@ def command(recipe: RunConfig, name: str = "mini", arguments: Sequence[str] = ()
             stop_after: Stop, saved, once this many steps of the run are done.
             processes: Share the rows of every batch between so many processes of this machine, one for each
                 GPU. torchrun and SLURM's srun start them on several machines. The result is the same, up to
-                the order in which rounded numbers are added; a run may go on with another number.
+                the order in which rounded numbers are added; a run may be resumed with another number.
             config: Values of the recipe.
         """
         from trm.training.loop import train as run
@@ -163,7 +163,8 @@ def _start(processes: int, arguments: list[str], folder: Path) -> int:
         rank, number = next(iter(killed.items()))
         raise UserError(
             f"process {rank} of {processes} was killed ({signal.Signals(number).name}) and the others were "
-            f"ended; what was saved is good: go on with `trm train --resume {folder} --processes {processes}`"
+            "ended; what was saved is good: "
+            f"resume with `trm train --resume {folder} --processes {processes}`"
         ) from None
     return 0
 

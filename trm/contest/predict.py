@@ -155,12 +155,12 @@ def adapt(
         console: where to show progress.
 
     Raises:
-        UserError: the model is none of ARC, has no puzzle embeddings, or does not say how it was trained.
+        UserError: it is not an ARC model, has no puzzle embeddings, or does not say how it was trained.
     """
     start, config = pretrained.find(model)
     recipe = config.about.get("recipe")
     if config.family.name != "arc" or not (config.puzzle_ids and config.model.puzzle_width):
-        raise UserError(f"{start} is no ARC model with puzzle embeddings: train one with a recipe arc...")
+        raise UserError(f"{start} is not an ARC model with puzzle embeddings: train one with a recipe arc...")
     if recipe is None:
         raise UserError(f"{start} does not say how it was trained, so it cannot be trained on")
     base = parse(RunConfig, recipe, str(start))

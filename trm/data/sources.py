@@ -61,7 +61,7 @@ def locate(name: str) -> Path:
     try:
         kind = {"repo_type": "dataset", "revision": known.revision}
         path = Path(huggingface_hub.hf_hub_download(known.repo, known.filename, **kind))
-    except Exception as error:  # the hub client raises many kinds; all mean "not to be had now"
+    except Exception as error:  # the hub client raises many kinds; all mean "not available now"
         raise UserError(
             f"cannot download {known.filename} of {known.repo}: {first_line(error)}; "
             "check the network, or pass a local CSV file"
@@ -138,7 +138,7 @@ def prepare(
         seed: of the generator, and of what is held out.
         folder: for generated puzzles; it appears as a whole.
         progress: called with the number of puzzles generated so far.
-        resume: the run goes on: nothing is generated, and a folder that is not the run's own is a UserError.
+        resume: nothing is generated, and a folder that is not the run's own is a UserError.
         first_rows: hold out the first rows, as earlier versions did.
     """
     for option, name in absent(config):
@@ -267,12 +267,12 @@ def _made_from(mark: Path, family: Family) -> dict[str, Any] | None:
 
 
 def _refuse_overlap(train: Puzzles, validation: Puzzles, family: Family) -> None:
-    """UserError where training puzzles are essentially validation puzzles: augmentation shows all images."""
+    """UserError where a training puzzle is equivalent to one held out: augmentation shows all images."""
     held = {family.canonical(tokens_L) for tokens_L in validation.tokens_NL}
     shared_N = deal.among(map(family.canonical, train.tokens_NL), held)
     if shared_N.any():
         raise UserError(
-            f"{shared_N.sum()} training puzzles are essentially the same as validation puzzles: "
+            f"{shared_N.sum()} training puzzles are equivalent to validation puzzles: "
             "remove them from data.train, or validation says nothing"
         )
 
@@ -283,7 +283,7 @@ def _held_out(
     """Hold out whole groups, drawn at random, of which the first row is validated on.
 
     Augmentation shows the model every image of a training puzzle, so none may be held out as well: training
-    groups that are essentially the same as one held out are left out.
+    groups that are equivalent to one held out are left out.
     """
     group_N = np.arange(len(train)) if train.group_N is None or first_rows else train.group_N
     groups, first_G = np.unique(group_N, return_index=True)
@@ -297,7 +297,7 @@ def _held_out(
     forms = [family.canonical(tokens_L) for tokens_L in train.tokens_NL[first_G]]
     left_out_G = deal.among(forms, [form for form, held in zip(forms, held_G, strict=True) if held])
     if left_out_G.all():
-        raise UserError("every training puzzle is essentially the same as one held out: give more puzzles")
+        raise UserError("every training puzzle is equivalent to one held out: give more puzzles")
     kept_N = np.isin(group_N, groups[~left_out_G])
     return train.take(kept_N), train.take(first_G[held_G])
 

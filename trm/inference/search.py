@@ -9,7 +9,7 @@ probability p of the symbol before, and by how much either branch looks like a c
     log odds (given : out) = logit(p) + conflict(out) - conflict(given)
 
 so every branch has a probability, the product of those on the way to it, and what it says itself by now
-(its conflict) counts beside the way. The search always goes on with the best branch of all: when one begins
+(its conflict) counts beside the way. The search always continues with the best branch of all: when one begins
 to look wrong, an older one is taken up again, from the state in which it was left. Only what the rules forbid
 is dropped. So nothing is decided twice, a false alarm costs time and no answer, an answer that is found is
 one that the rules confirm, and a search that ends empty has proved that there is none.
@@ -38,7 +38,7 @@ from trm.models.embedding import GIVEN, OPEN, OUT
 from trm.problem import Relations
 from trm.puzzles.family import Family
 
-# Branches of one puzzle whose states are kept; one less likely starts anew if it is ever taken up. Where so
+# Branches of one puzzle whose states are kept; one less likely starts afresh if it is ever taken up. Where so
 # many of large boards would not fit, fewer are.
 KEPT = 128
 _KEPT_BYTES = 2**31  # of all puzzles at work

@@ -107,7 +107,7 @@ def seen(folder: Path, train: Puzzles, table: Variants, family: Family) -> Seen:
     first of its variants: `Seen` is the same for all of them.
 
     Raises:
-        UserError: a row is no grid on a canvas.
+        UserError: a row is not a grid on a canvas.
     """
     asked: set[int] = set()
     if "test" in folders.splits(folder):
@@ -142,4 +142,4 @@ def _grid(tokens_L: np.ndarray, side: int) -> np.ndarray:
         grid_HW = canvas_SS[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         if (grid_HW >= BLACK).all():
             return (grid_HW - BLACK).astype(np.uint8)
-    raise UserError("a training row of the data folder is no grid on a canvas: build the folder again")
+    raise UserError("a training row of the data folder is not a grid on a canvas: build the folder again")

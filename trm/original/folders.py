@@ -269,7 +269,7 @@ def _test_puzzles(folder: Path) -> dict[str, Any]:
 def _read_about(folder: Path, split: str, family: Family) -> _About:
     known = splits(folder)
     if not known:
-        raise UserError(f"{folder} is no data folder of the original: it holds no SPLIT/{_ABOUT}")
+        raise UserError(f"{folder} is not a data folder of the original: it holds no SPLIT/{_ABOUT}")
     if split not in known:
         raise UserError(f"{folder} has no split {split!r}; choose one of {', '.join(known)}")
     path = folder / split / _ABOUT
@@ -285,7 +285,7 @@ def _read_about(folder: Path, split: str, family: Family) -> _About:
             )
     for name in about.sets:
         if not _is_plain(name):
-            raise UserError(f"{path}: {name!r} is no name of a set; use letters, digits and _")
+            raise UserError(f"{path}: {name!r} is not the name of a set; use letters, digits and _")
     if len(set(about.sets)) < len(about.sets):
         raise UserError(f"{path} names a set twice: build the folder again")
     return about
@@ -364,7 +364,7 @@ def _load(path: Path, dimensions: int) -> np.ndarray:
         raise UserError(f"{path} is missing: the data folder is incomplete; build it again") from None
     except Exception as error:  # a damaged file makes numpy fail in a dozen ways
         raise UserError(
-            f"{path} is no array that can be read ({first_line(error)}): build the folder again"
+            f"{path} is not a readable array ({first_line(error)}): build the folder again"
         ) from None
     if mapped.dtype.kind not in "iu" or mapped.ndim != dimensions:
         raise UserError(
@@ -387,7 +387,7 @@ def _check_bounds(bounds: np.ndarray, total: int, where: str, strictly: bool = F
 
 def _check_split(split: str, puzzles: Puzzles, family: Family, group_G1: np.ndarray | None, ids: int) -> None:
     if not _is_plain(split):
-        raise UserError(f"{split!r} is no name of a split; use letters, digits and _")
+        raise UserError(f"{split!r} is not the name of a split; use letters, digits and _")
     N = len(puzzles)
     if N == 0:
         raise UserError(f"split {split!r} holds no puzzles: leave it out")

@@ -173,7 +173,7 @@ def _read_config(path: Path, guessed: bool) -> dict[str, Any]:
         raise UserError(f"there is no {path}, which describes the model: {hint}")
     values = read_yaml(path)
     if not isinstance(values, dict) or not isinstance(values.get("arch", values), dict):
-        raise UserError(f"{path} is no configuration of the original: it should hold the section arch")
+        raise UserError(f"{path} is not a configuration of the original: it should hold the section arch")
     return values
 
 
@@ -202,7 +202,7 @@ def _sizes(
     try:
         vocabulary = len(weights["inner.embed_tokens.embedding_weight"])
     except KeyError:
-        raise UserError("the checkpoint has no embedding of tokens: it is none of TRM or HRM") from None
+        raise UserError("the checkpoint has no embedding of tokens: it is from neither TRM nor HRM") from None
     puzzle = weights.get("inner.puzzle_emb.weights")
     found = {"vocab_size": vocabulary, "num_puzzle_identifiers": 1 if puzzle is None else len(puzzle)}
     prefix = checkpoints.describe({**arch, **found, "seq_len": 1}, set(weights)).model.prefix

@@ -1,8 +1,9 @@
 """Essentially different puzzles, and their splits: written once for generators and readers.
 
-Two puzzles are essentially the same where a symmetry of the family maps one to the other. Augmentation shows
-a model every image of a training puzzle, so no two splits may share a puzzle up to a symmetry. A puzzle is
-known by its form, `Family.canonical`: equal for two puzzles exactly when they are essentially the same.
+Two puzzles are equivalent where a symmetry of the family maps one to the other, and essentially different
+otherwise. Augmentation shows a model every image of a training puzzle, so no two splits may share a puzzle
+up to a symmetry. A puzzle is known by its form, `Family.canonical`: equal for two puzzles exactly when they
+are equivalent.
 
 Shapes: N puzzles, D different ones.
 """
@@ -29,7 +30,7 @@ class Different:
 
 
 def classes(forms: Iterable[bytes]) -> list[list[int]]:
-    """Numbers of the puzzles that are essentially the same, by class, in order of appearance."""
+    """Numbers of the puzzles that are equivalent, by class, in order of appearance."""
     found: dict[bytes, list[int]] = {}
     for number, form in enumerate(forms):
         found.setdefault(form, []).append(number)
@@ -37,7 +38,7 @@ def classes(forms: Iterable[bytes]) -> list[list[int]]:
 
 
 def among(forms: Iterable[bytes], others: Iterable[bytes]) -> np.ndarray:
-    """Which puzzles are essentially among others, bool [N]."""
+    """Which puzzles are equivalent to one of others, bool [N]."""
     known = set(others)
     return np.array([form in known for form in forms], bool)
 
@@ -52,7 +53,7 @@ def cut(order: Sequence[int] | np.ndarray, counts: Mapping[str, int]) -> dict[st
 def split(forms: Sequence[bytes], counts: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
     """Deal puzzles at random into `train` and the splits of `counts`, in shuffled order; int64 numbers.
 
-    A pure function of the seed. Puzzles that are essentially the same stay together. Where they leave no way
+    A pure function of the seed. Equivalent puzzles stay together. Where they leave no way
     to reach a size exactly, a split is a little smaller. UserError if a wanted split, or training,
     has none.
     """

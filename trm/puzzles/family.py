@@ -179,7 +179,7 @@ class Family(ABC, Generic[C, G]):
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """New puzzles by split: tokens, answers and ratings.
 
-        `config` is the generator section of the family. No two puzzles are essentially the same, nor the
+        `config` is the generator section of the family. No two puzzles are equivalent, nor the
         same as one to `avoid` (tokens, [L]). UserError where the family has no generator.
         """
         raise UserError(f"puzzles of the family {self.config.name} cannot be generated: give data.train")

@@ -206,7 +206,7 @@ def as_text(place: str, value: Any) -> str:
         if all(type(cell) in (str, int) for row in rows for cell in row):
             between = " " if any(len(str(cell)) != 1 for row in rows for cell in row) else ""
             return "\n".join(between.join(map(str, row)) for row in rows)
-    raise UserError(f"{place}: {str(value)[:40]!r} is no grid; give text, or a list of rows")
+    raise UserError(f"{place}: {str(value)[:40]!r} is not a grid; give text, or a list of rows")
 
 
 # --- what a text is

@@ -6,7 +6,7 @@ the counters: all that a bit-exact continuation needs, and only tensors. A manif
 hash of every file is checked before anything is loaded, and an index that names anything but tensors is
 refused.
 
-A checkpoint is for going on with one's own run. Weights to share are a folder of `pretrained`.
+A checkpoint is for resuming one's own run. Weights to share are a folder of `pretrained`.
 """
 
 import io
@@ -88,7 +88,7 @@ def load(folder: Path, state: dict[str, Any]) -> int:
     if not saved:
         raise UserError(f"no checkpoint in {folder}: nothing to resume; start the run again")
     path = checkpoint_path(folder, saved[-1])
-    remedy = f"delete {path} to go on from step {saved[-2]}" if len(saved) > 1 else "start the run again"
+    remedy = f"delete {path} to resume from step {saved[-2]}" if len(saved) > 1 else "start the run again"
     try:
         manifest = read_json(path / _MANIFEST)
         files = {each.name: each for each in path.iterdir() if each.is_file()}

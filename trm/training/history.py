@@ -51,7 +51,7 @@ class Run:
     folder: str
     name: str
     state: State
-    """finished: all its steps are done and saved; stopped: it can go on with `trm train --resume`."""
+    """finished: all its steps are done and saved; stopped: `trm train --resume` can continue it."""
     step: int
     """The last step that was logged or saved."""
     saved: int

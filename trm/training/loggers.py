@@ -95,7 +95,7 @@ class Identity(NamedTuple):
     """Made once for every run, and kept in its folder."""
     name: str
     config: dict[str, Any]
-    """The run's configuration, with the version and commit of the code that goes on with it."""
+    """The run's configuration, with the version and commit of the code that continues it."""
 
     @staticmethod
     def of(folder: Path) -> "Identity":

@@ -5,7 +5,7 @@ and all carried state is in the checkpoint: a run that is interrupted anywhere a
 same weights, bit for bit on a CPU.
 
 Several processes (see `processes`) train as one would: each has its share of the rows of every batch, all
-have the same weights, and the first alone writes and speaks. A run may go on with another number of them.
+have the same weights, and the first alone writes and speaks. A run may be resumed with another number.
 
 A run is a folder:
 
@@ -13,7 +13,7 @@ A run is a folder:
     metrics.jsonl     one JSON object per line: {"kind": "train" | "eval", "step": ...}
     data/             generated puzzles, if the recipe generates them
     data.json         numbers and hashes of the puzzles, which a resumed run must find again
-    checkpoints/      state for going on (see `checkpoint`)
+    checkpoints/      state for resuming (see `checkpoint`)
     seen.json         what the weights have seen of ARC, those that the run started from included
     best/, last/      weights to use (see `pretrained`): best on validation, and newest
     tensorboard/      the same figures, if TensorBoard is installed
@@ -106,7 +106,7 @@ def train(
     many steps of the run are done; the run can be resumed later. The same happens on SIGINT and SIGTERM.
     `compute` changes options of that section: a run that is resumed may be on another machine. What this one
     cannot do, a run does without, and says so. A new run that torchrun starts again, as a process had died,
-    is resumed. Raises UserError for anything the user can put right; the last checkpoint stays good.
+    is resumed. Raises UserError for anything the user can fix; the last checkpoint stays good.
     """
     console = console or Console(quiet=True)
     with full_disk_is_a_user_error(f"the run in {folder} stopped"):
@@ -423,7 +423,7 @@ class _Run:
         if not self.group.alike(weights):
             apart = UserError(
                 f"at step {self.step} the processes no longer have the same weights: one of their machines "
-                "computes wrongly or otherwise; go on from the last checkpoint with machines of one kind"
+                "computes wrongly or otherwise; resume from the last checkpoint with machines of one kind"
             )
             raise self.group.everywhere(apart)
         folder, keep = self.folder / "checkpoints", self.config.train.keep
@@ -568,7 +568,7 @@ def _check_new(folder: Path) -> None:
     """
     if (folder / "config.yaml").exists():
         raise UserError(
-            f"{folder} holds another run; go on with it by `trm train --resume {folder}`, "
+            f"{folder} holds another run; resume it with `trm train --resume {folder}`, "
             "or choose another folder with --out"
         )
     if not folder.exists():

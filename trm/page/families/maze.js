@@ -75,7 +75,7 @@ export const maze = {
       const token = CHARS.indexOf(char === "." ? " " : char);
       if (token < 1)
         throw new Error(
-          `“${char}” in row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1} is no cell of a maze: use # . S G`,
+          `“${char}” in row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1} is not a cell of a maze: use # . S G`,
         );
       return token === PATH ? FREE : token;
     });

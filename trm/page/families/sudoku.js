@@ -132,7 +132,7 @@ export const sudoku = {
       const digit = DIGITS.slice(0, side).indexOf(char);
       if (digit < 0)
         throw new Error(
-          `“${char}” in row ${Math.floor(at / side) + 1}, column ${(at % side) + 1} is no digit of a ${side}×${side} Sudoku`,
+          `“${char}” in row ${Math.floor(at / side) + 1}, column ${(at % side) + 1} is not a digit of a ${side}×${side} Sudoku`,
         );
       return digit + 2;
     });

@@ -156,7 +156,7 @@ class Seen:
 def parse_grid(value: Any, where: str) -> np.ndarray:
     """A grid from nested lists of integers, uint8 [H, W]; UserError names `where` and the fault."""
     if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
-        raise UserError(f"{where} is no grid: give a list of rows, each a list of colours 0..9")
+        raise UserError(f"{where} is not a grid: give a list of rows, each a list of colours 0..9")
     widths = [len(row) for row in value]
     if not 1 <= len(value) <= MAX_SIDE or not 1 <= widths[0] <= MAX_SIDE:
         size = f"{len(value)} x {widths[0] if widths else 0}"

@@ -15,7 +15,7 @@ class FutoshikiGeneratorConfig(GeneratorConfig):
     """Futoshikis to generate where no file is given."""
 
     about: ClassVar = """\
-Generate Futoshikis with unique solutions; no two of them are essentially the same.
+Generate Futoshikis with unique solutions; no two of them are equivalent.
 
 For example:
   trm data futoshiki --side 5 --out data/futoshiki-5"""

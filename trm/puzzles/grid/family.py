@@ -272,7 +272,7 @@ class Grid(Family[GridConfig, GeneratorConfig]):
         symbols = self.config.symbols
         known = " ".join(symbols[:_SHOWN]) + (" ..." if len(symbols) > _SHOWN else "")
         spaces = ", with a space between cells" if self._spaced else ""
-        return f"{symbol!r} in row {r}, column {c} is no symbol of this grid; use {known}{spaces}"
+        return f"{symbol!r} in row {r}, column {c} is not a symbol of this grid; use {known}{spaces}"
 
     def _renamed(self, image_HW: np.ndarray) -> bytes:
         """Tokens row by row, with the symbols that may be renamed numbered in order of appearance."""

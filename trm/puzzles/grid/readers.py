@@ -168,7 +168,7 @@ def _cells(where: str, value: Any, height: int | None) -> list[list[str]]:
                 if type(cell) not in (str, int):
                     raise UserError(f"{where}: the cell {str(cell)[:40]} is neither text nor an integer")
             return [list(map(str, row)) for row in value]
-    raise UserError(f"{where}: {str(value)[:40]!r} is no grid; give text, or a list of rows")
+    raise UserError(f"{where}: {str(value)[:40]!r} is not a grid; give text, or a list of rows")
 
 
 def _shaped(where: str, cells: list[Any], height: int | None) -> list[list[Any]]:
@@ -304,7 +304,7 @@ def check_splits(splits: Mapping[str, Sequence[Row]], family: Family) -> None:
             split_name, same = first.setdefault(family.canonical(family.parse(row.question)), (name, row))
             if split_name != name:
                 raise UserError(
-                    f"{row.where} ({name}): essentially the same puzzle as {same.where} ({split_name}); "
+                    f"{row.where} ({name}): equivalent to the puzzle of {same.where} ({split_name}); "
                     "keep it in one of them only"
                 )
 

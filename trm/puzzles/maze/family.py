@@ -68,8 +68,8 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
         for cell, char in enumerate(chars):
             if char not in _CHARS[1:]:
                 raise UserError(
-                    f"{char!r} in row {cell // width + 1}, column {cell % width + 1} is no cell of a maze; "
-                    "use # for walls, a space or . for free cells, S, G, and o for a path"
+                    f"{char!r} in row {cell // width + 1}, column {cell % width + 1} is not a cell of a "
+                    "maze; use # for walls, a space or . for free cells, S, G, and o for a path"
                 )
         return np.array([_CHARS.index(char) for char in chars], dtype=np.uint8)
 
@@ -101,13 +101,11 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
         rows = text.strip("\r\n").splitlines() or [""]
         odd = next((char for row in rows for char in row if char not in _CHARS[1:] + "."), None)
         if odd is not None:
-            return f"{odd!r} is no cell of a maze; use # for walls, a space or . for free cells, S, G, and o"
+            return f"{odd!r} is not a cell of a maze; use # for walls, space or . for free cells, S, G, and o"
         if missing := [mark for mark in "SG" if mark not in text]:
             return f"the maze has no {' and no '.join(missing)}; mark where the path starts (S) and ends (G)"
         if len(rows) == 1 and math.isqrt(len(rows[0])) ** 2 != len(rows[0]):
-            return (
-                f"{len(rows[0])} cells on one line are no square; write every row of the maze on its own line"
-            )
+            return f"{len(rows[0])} cells on one line are not a square; write every row on its own line"
         return f"the maze has {len(rows)} rows of up to {max(map(len, rows))} cells; give 2 to 100 of each"
 
     def check(self, tokens_L: np.ndarray) -> None:

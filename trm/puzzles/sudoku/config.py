@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class SudokuGeneratorConfig(GeneratorConfig):
     """Sudokus to generate where no file is given."""
 
-    about: ClassVar = """Generate Sudokus with unique solutions; no two of them are essentially the same.
+    about: ClassVar = """Generate Sudokus with unique solutions; no two of them are equivalent.
 
 For example:
   trm data sudoku --box-rows 2 --box-cols 3 --out data/sudoku-6x6

@@ -106,7 +106,7 @@ def generate(
         seed: Equal seeds give equal puzzles.
         extra_clues: Random clues put back on each minimal puzzle, for easier and more puzzles.
         guesses: Wanted range of ratings, both ends included.
-        avoid: Boards, uint8 [L], to which no puzzle may be essentially the same.
+        avoid: Boards, uint8 [L], to which no puzzle may be equivalent.
         progress: Called with the number of puzzles found so far.
 
     Raises:
