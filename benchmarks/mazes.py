@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.maze.family import Maze
 from trm.puzzles.maze.paths import PATH, WALL, shortest_path
-from trm.puzzles.table import Puzzles, from_arrays, read_csv
+from trm.puzzles.table import Puzzles, from_arrays, read_puzzles
 
 
 def describe(name: str, mazes: Puzzles) -> None:
@@ -41,7 +41,7 @@ def main(files: Positional[tuple[Path, ...]] = (), /, n: int = 1000, seed: int =
     family.generate(MazeGeneratorConfig(test=1, min_path=10), 0, (), lambda found: None)  # compile
     print(f"{'mazes':<12}{'n':>7}{'path length':>17}{'range':>10}{'walls':>16}")
     for file in files:
-        mazes = read_csv(file, family)
+        mazes = read_puzzles(file, family)
         describe(file.stem, mazes)
         ours = [shortest_path(maze_L.reshape(family.shape)) for maze_L in mazes.tokens_NL]
         same = sum(

@@ -57,7 +57,7 @@ from trm.puzzles.maze.family import Maze
 from trm.puzzles.sudoku.config import SudokuConfig, SudokuGeneratorConfig
 from trm.puzzles.sudoku.family import Sudoku
 from trm.puzzles.symmetry import turn
-from trm.puzzles.table import Puzzles, read_csv, write_csv
+from trm.puzzles.table import Puzzles, read_puzzles, write_csv
 from trm.recipe import RunConfig
 from trm.terminal import bar
 from trm.training.optim import Ema, Optimizer
@@ -117,7 +117,7 @@ def _folder_of_boards(original: Original, home: Path, family: Sudoku | Maze, see
     found = {split: original_folders.read(home / "theirs", split, family) for split in ("train", "test")}
     wrong = abs(len(found["train"]) - ROWS * AUGMENTED) + abs(len(found["test"]) - ROWS)
     for split, variants in (("train", AUGMENTED), ("test", 1)):
-        source = read_csv(home / f"{split}.csv", family)
+        source = read_puzzles(home / f"{split}.csv", family)
         rows = zip(found[split].tokens_NL, found[split].answers_NL, strict=True)
         for number, (tokens_L, answer_L) in enumerate(rows):
             puzzle, variant = divmod(number, variants)

@@ -30,7 +30,7 @@ from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.grid.family import Grid
 from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
-from trm.puzzles.table import read_csv
+from trm.puzzles.table import read_puzzles
 from trm.recipe import RunConfig, about_recipe, load_recipe, recipe_names
 
 COMMANDS = {
@@ -314,6 +314,13 @@ def test_standard_input_is_named_when_it_is_empty(capsys, monkeypatch):
 # --- solve
 
 
+def test_a_large_sudoku_as_numbers_in_json(capsys):
+    rows = [[(4 * (r % 3) + r // 3 + c) % 12 + 1 for c in range(12)] for r in range(12)]
+    Path("numbers.json").write_text(json.dumps([[0, *rows[0][1:]], *rows[1:]]))
+    code, out, err = run(capsys, "solve", "--file", "numbers.json", "--brief")
+    assert (code, out, err) == (0, "".join("123456789ABC"[n - 1] for row in rows for n in row) + "\n", "")
+
+
 def test_solve_json(capsys):
     code, out, err = run(capsys, *SOLVE, "--json", "--file", "lines.txt")
     lines = [json.loads(line) for line in out.splitlines()]
@@ -532,7 +539,7 @@ def test_a_puzzle_may_be_drawn(capsys):
 def test_eval_reads_an_original_folder(capsys):
     code, _, err = run(capsys, "eval", "model", "--data", "good.csv", "--json")
     assert (code, err) == (0, "")
-    original.write(Path("folder"), {"test": read_csv(Path("good.csv"), tiny.TASK)}, tiny.TASK)
+    original.write(Path("folder"), {"test": read_puzzles(Path("good.csv"), tiny.TASK)}, tiny.TASK)
     code, out, err = run(capsys, "eval", "model", "--data", "folder/test", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["n"] == 8
@@ -653,7 +660,7 @@ def test_data_writes_files_once(capsys, here):
     assert code == 0
     assert out == "new/data/train.csv: 4 puzzles\nnew/data/test.csv: 2 puzzles\n"
     assert {path.name for path in (here / "new/data").iterdir()} == {"train.csv", "test.csv"}
-    assert len(read_csv(here / "new/data/train.csv", tiny.TASK)) == 4
+    assert len(read_puzzles(here / "new/data/train.csv", tiny.TASK)) == 4
     before = (here / "new/data/train.csv").read_bytes()
     code, out, err = run(capsys, *arguments, "--out", "new/data", "--seed", "1")
     assert (code, out) == (2, "")
@@ -705,9 +712,12 @@ def test_info_of_a_recipe_a_model_a_run_and_a_file(capsys):
     puzzles = json.loads(run(capsys, "info", "good.csv", "--json")[1])["puzzles"]
     assert (puzzles["puzzles"], puzzles["characters of a question"], puzzles["rating"]) == (8, 16, "1 to 1")
     assert puzzles["bundled weights that fit"] == "sudoku-9x9"
+    rows = [[int(cell) for cell in ANSWER[at : at + 4]] for at in range(0, 16, 4)]
+    Path("rows.json").write_text(json.dumps([{"question": rows}]))
+    assert "sudoku-9x9" in run(capsys, "info", "rows.json")[1]
     Path("own.yaml").write_text("name: own\ndata: {generate: {train: 9, validation: 3}}\n")
     assert "generated: 9 train, 3 validation" in run(capsys, "info", "own.yaml")[1]
-    original.write(Path("folder"), {"test": read_csv(Path("good.csv"), tiny.TASK)}, tiny.TASK)
+    original.write(Path("folder"), {"test": read_puzzles(Path("good.csv"), tiny.TASK)}, tiny.TASK)
     assert "splits  test" in run(capsys, "info", "folder")[1]
     assert "split test of" in run(capsys, "info", "folder/test")[1]
     for arguments in (("info", "--full"), ("info", "tiny", "--full", "--json")):

@@ -27,7 +27,7 @@ from trm.puzzles.grid.readers import (
     split,
     to_puzzles,
 )
-from trm.puzzles.table import Puzzles, read_csv, write_csv
+from trm.puzzles.table import Puzzles, read_puzzles, write_csv
 
 LATIN = Path(__file__).parents[1] / "docs" / "tutorial" / "latin.py"
 
@@ -318,7 +318,7 @@ def test_arrays_come_back_from_rows_and_from_written_files(tmp_path_factory, sym
 
     folder = tmp_path_factory.mktemp("grids")
     write_csv(folder / "a.csv", task, puzzles, "mine")
-    back = read_csv(folder / "a.csv", task)
+    back = read_puzzles(folder / "a.csv", task)
     assert np.array_equal(back.tokens_NL, puzzles.tokens_NL)
     assert np.array_equal(back.answers_NL, puzzles.answers_NL)
 

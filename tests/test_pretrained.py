@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -120,6 +121,18 @@ def test_an_unknown_name_never_asks_the_hub(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match=f"no model '{name}'"):
         pretrained.load(name)
+
+
+def test_the_bundled_mini_knows_its_training_puzzles_in_any_disguise():
+    found = pretrained.load("mini")
+    trained = found.family.parse("...2..32..5..4...21.........6.5.1...")  # the first of `trm train mini`
+    unseen = found.family.parse("..15....6.1.2......3.........3.6..21")  # of its test
+    turned = trained.reshape(6, 6)[::-1].ravel()
+    renamed = np.where(turned > 1, 9 - turned, turned)
+    known = pretrained.trained_on(found.folder)
+    assert known is not None
+    marks = pretrained.marks(found.family, np.stack([trained, renamed, unseen]))
+    assert np.isin(marks, known).tolist() == [True, True, False]
 
 
 def test_bundled_names_can_be_loaded():

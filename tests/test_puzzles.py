@@ -1,5 +1,6 @@
 """CSV files of puzzles: what is read, and what is refused with the file and the line."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 from tiny import ANSWER, PUZZLES, TASK
 
 from trm.errors import UserError
+from trm.puzzles.grid.config import GridConfig
+from trm.puzzles.grid.family import Grid
 from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.sudoku.family import Sudoku
-from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
+from trm.puzzles.table import Puzzles, from_arrays, read_puzzles, write_csv
 
 OK = f"{PUZZLES[0]},{ANSWER}"
 
@@ -33,7 +36,7 @@ def equal(a: Puzzles, b: Puzzles) -> bool:
 
 def test_columns_in_any_order(file):
     path = file("rating,answer,extra,question", f"7,{ANSWER},x,{PUZZLES[0]}", f",{ANSWER},y,{PUZZLES[1]}")
-    puzzles = read_csv(path, TASK)
+    puzzles = read_puzzles(path, TASK)
     assert [TASK.text(row) for row in puzzles.tokens_NL] == list(PUZZLES[:2])
     assert [TASK.text(row) for row in puzzles.answers_NL] == [ANSWER] * 2
     assert puzzles.rating_N.tolist() == [7, 0]
@@ -44,7 +47,7 @@ def test_columns_in_any_order(file):
 @pytest.mark.parametrize("limit", [1, 3])
 def test_limit_reads_the_first(file, limit):
     rows = [f"{puzzle},{ANSWER}" for puzzle in PUZZLES[:3]]
-    puzzles = read_csv(file("question,answer", *rows, "broken"), TASK, limit)
+    puzzles = read_puzzles(file("question,answer", *rows, "broken"), TASK, limit)
     assert [TASK.text(row) for row in puzzles.tokens_NL] == list(PUZZLES[:limit])
 
 
@@ -54,7 +57,7 @@ def test_written_files_are_read_back(tmp_path):
     puzzles = from_arrays(tokens_NL, answers_NL, np.arange(len(PUZZLES)))
     write_csv(tmp_path / "a.csv", TASK, puzzles, "me, myself")
     assert (tmp_path / "a.csv").read_text().startswith("source,question,answer,rating\n")
-    assert equal(read_csv(tmp_path / "a.csv", TASK), puzzles)
+    assert equal(read_puzzles(tmp_path / "a.csv", TASK), puzzles)
 
 
 def test_take():
@@ -85,7 +88,7 @@ def test_take():
 def test_faults_name_the_file_and_the_line(file, lines, message):
     path = file(*lines)
     with pytest.raises(UserError) as caught:
-        read_csv(path, TASK)
+        read_puzzles(path, TASK)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
 
@@ -93,41 +96,59 @@ def test_faults_name_the_file_and_the_line(file, lines, message):
 def test_an_empty_file(tmp_path):
     (tmp_path / "a.csv").touch()
     with pytest.raises(UserError, match=r"a\.csv, line 1: .*an empty file"):
-        read_csv(tmp_path / "a.csv", TASK)
+        read_puzzles(tmp_path / "a.csv", TASK)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00question", b"question,answer\n" + bytes(range(256))])
 def test_a_binary_file(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.csv"):
-        read_csv(tmp_path / "a.csv", TASK)
+        read_puzzles(tmp_path / "a.csv", TASK)
 
 
 def test_files_that_cannot_be_opened(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nothing\.csv: No such file"):
-        read_csv(tmp_path / "nothing.csv", TASK)
+        read_puzzles(tmp_path / "nothing.csv", TASK)
     with pytest.raises(UserError, match="cannot read"):
-        read_csv(tmp_path, TASK)
+        read_puzzles(tmp_path, TASK)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
     (tmp_path / "a.csv").write_text(f"question,answer\n{OK}\n", encoding="utf-8-sig")
-    assert len(read_csv(tmp_path / "a.csv", TASK)) == 1
+    assert len(read_puzzles(tmp_path / "a.csv", TASK)) == 1
 
 
 def test_blank_lines_at_the_end_are_no_puzzles(file):
-    assert len(read_csv(file("question,answer", OK, "", ""), TASK)) == 1
+    assert len(read_puzzles(file("question,answer", OK, "", ""), TASK)) == 1
+
+
+def test_grids_in_json_are_written_as_their_family_reads_them(tmp_path):
+    rows = [[4 * (r % 3) + r // 3 + c for c in range(12)] for r in range(12)]
+    solved = [[number % 12 + 1 for number in row] for row in rows]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"question": [[0, *row[1:]] for row in solved], "answer": solved}]))
+    (answer_L,) = read_puzzles(path, Sudoku(SudokuConfig(box_rows=3, box_cols=4))).answers_NL
+    assert (answer_L - 1).reshape(12, 12).tolist() == solved
+    small = [[1, 2], [3, 4]]  # of a grid whose text has spaces, as another of its symbols is longer
+    path.write_text(json.dumps([{"question": small, "answer": small}]))
+    (answer_L,) = read_puzzles(
+        path, Grid(GridConfig(height=2, width=2, symbols=["1", "2", "3", "4", "10"]))
+    ).answers_NL
+    assert answer_L.tolist() == [1, 2, 3, 4]
+    path.write_text(json.dumps([{"question": [["1", ""], [3, 4]], "answer": small}]))
+    with pytest.raises(UserError, match=r"a\.json, item 1: a cell is empty; write into it what stands for"):
+        read_puzzles(path, TASK)
 
 
 def test_a_rating_that_does_not_fit_is_refused(file):
     with pytest.raises(UserError, match="line 2"):
-        read_csv(file("question,answer,rating", f"{OK},{10**30}"), TASK)
+        read_puzzles(file("question,answer,rating", f"{OK},{10**30}"), TASK)
 
 
 @pytest.mark.skipif("TRM_DATA" not in os.environ, reason="TRM_DATA names no data folder")
 def test_public_schema_is_read_as_it_is():
     path = Path(os.environ["TRM_DATA"]) / "sudoku" / "validation.csv"
-    puzzles = read_csv(path, Sudoku(SudokuConfig()))
+    puzzles = read_puzzles(path, Sudoku(SudokuConfig()))
     assert len(puzzles) == len(path.read_text().splitlines()) - 1
     assert puzzles.tokens_NL.shape == puzzles.answers_NL.shape == (len(puzzles), 81)
     assert puzzles.rating_N.max() > 0

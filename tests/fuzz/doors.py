@@ -207,7 +207,7 @@ def read_tables(folder: Path) -> None:
     }
     for name, board in boards.items():
         try:
-            sources.first_question(str(folder / f"{name}.csv"))
+            sources.first_question(str(folder / f"{name}.csv"), board.build())
             sources.read(str(folder / f"{name}.csv"), board.build())
         except UserError as error:
             faults.append(error)

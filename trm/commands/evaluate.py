@@ -95,7 +95,10 @@ def evaluate(
         raise UserError("--curve sweeps steps, rollouts and selection by itself: leave out those options")
     with shared(device) as group:
         compute, about = ComputeConfig(device=device, dtype=dtype), pretrained.find(model)[1]
-        boards = pretrained.fitting(about, sources.first_question(data)) if about.model.any_board else None
+        boards = None
+        if about.model.any_board:
+            first = sources.first_question(data, about.family.build())
+            boards = pretrained.fitting(about, first)
         found = pretrained.load(model, compute, boards)
         if (commands := found.family.commands) and not original.is_split(data):
             raise UserError(f"models of this family have commands of their own: trm {commands} eval --help")

@@ -216,7 +216,7 @@ def _puzzles(name: str) -> dict[str, Any]:
         return {"format": "data folder of the original code", "splits": ", ".join(original.splits(path))}
     if original.is_split(name):
         return {"format": f"split {path.resolve().name} of a data folder of the original code"}
-    if path.is_dir() or path.suffix == ".json":
+    if path.is_dir() or (path.suffix == ".json" and not _is_array(path)):
         tasks = readers.read(name)
         pairs = {part: sum(len(getattr(task, part)) for task in tasks) for part in ("train", "test")}
         return {
@@ -227,20 +227,31 @@ def _puzzles(name: str) -> dict[str, Any]:
     rows = list(records(path, ["question"]))
     if not rows:
         raise UserError(f"{name} holds no puzzles")
-    texts = [as_text(place, fields["question"]) for place, fields in rows]
-    first = texts[0]
-    sizes = sorted(set(map(len, texts)))
     known = {each: pretrained.find(each)[1] for each in pretrained.bundled_names()}
-    fitting = [each for each, config in known.items() if pretrained.fitting(config, first) is not None]
+    families = {each: config.family.build() for each, config in known.items()}
+    place, fields = rows[0]
+    first = {each: as_text(place, fields["question"], family) for each, family in families.items()}
+    fitting = [each for each, text in first.items() if pretrained.fitting(known[each], text) is not None]
+    likely = next(iter([*fitting, *families]))
+    texts = [as_text(place, fields["question"], families[likely]) for place, fields in rows]
+    sizes = sorted(set(map(len, texts)))
     ratings = [int(rating) for _, row in rows if (rating := str(row.get("rating", ""))).isdigit()]
     return {
         "format": f"puzzles with {', '.join(rows[0].fields)}",
         "puzzles": len(rows),
         "characters of a question": sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         **({"rating": f"{min(ratings)} to {max(ratings)}"} if ratings else {}),
-        "first": first[:80],
+        "first": texts[0][:80],
         "bundled weights that fit": ", ".join(fitting) or "none",
     }
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a file of JSON is a list, of puzzles, and not an object, of ARC tasks."""
+    from trm.puzzles.records import opened
+
+    with opened(path) as lines:
+        return next((line.lstrip()[0] == "[" for line in lines if line.strip()), False)
 
 
 def _print(found: dict[str, Any]) -> None:

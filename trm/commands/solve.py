@@ -20,7 +20,6 @@ from trm.errors import UserError, out_of_memory_is_a_user_error
 
 if TYPE_CHECKING:
     from trm.inference.solver import Answer, Solver
-    from trm.pretrained import PretrainedConfig
     from trm.puzzles.family import Family
     from trm.puzzles.records import Lines
 
@@ -306,13 +305,16 @@ def _weights(model: str, puzzle: str, lines: "Lines | None") -> tuple[str, str]:
     for config in configs.values():
         if model and (commands := config.family.build().commands):
             raise UserError(f"models of this family have commands of their own: trm {commands} solve --help")
-    shown = [puzzle] if lines is None else records.first(lines)
-    if not shown and lines is not None:
+    families = {each: config.family.build() for each, config in configs.items()}
+    shown = {
+        each: [puzzle] if lines is None else records.first(lines, family) for each, family in families.items()
+    }
+    if lines is not None and not any(shown.values()):
         raise UserError(f"{lines.name} holds no puzzles")
     found = {
         each: (boards, text)
         for each, config in configs.items()
-        for text in reversed(shown)
+        for text in reversed(shown[each])
         if (boards := pretrained.fitting(config, text)) is not None
     }
     for each, (boards, text) in found.items():
@@ -324,25 +326,27 @@ def _weights(model: str, puzzle: str, lines: "Lines | None") -> tuple[str, str]:
         return model, ""
     where = "" if lines is None else f"{lines.name}, first puzzle: "
     others = "" if model else f" (bundled weights: {', '.join(configs)}; name others with --model)"
-    raise UserError(f"{where}{_misfit(shown, configs)}{others}")
+    raise UserError(f"{where}{_misfit([(families[each], texts) for each, texts in shown.items()])}{others}")
 
 
-def _misfit(shown: list[str], configs: "dict[str, PretrainedConfig]") -> str:
-    """What is wrong with a puzzle that no weights fit, by the family that it resembles most."""
+def _misfit(shown: "list[tuple[Family, list[str]]]") -> str:
+    """What is wrong with a puzzle that no weights fit, by the family that it resembles most.
+
+    With each family comes what the puzzle may be in its writing.
+    """
     found = []
-    for config in configs.values():
-        family = config.family.build()
+    for family, texts in shown:
         known = _alphabet(family)
-        for text in shown:
+        for text in texts:
             chars = "".join(text.split()) or " "
             strange = sum(char not in known for char in chars) / len(chars)
             away = abs(family.cells(text) - family.length)
             fault = family.misfit(text) or "these weights are for other sizes"
-            found.append((round(strange, 1), away, fault))
-    strange, _, fault = min(found)
-    if any(mark in shown[-1] for mark in ",;\t"):
+            found.append((round(strange, 1), away, fault, texts[-1]))
+    strange, _, fault, text = min(found)
+    if any(mark in text for mark in ",;\t"):
         fault += "; if this is a table, name its columns in the first line: question,answer"
-    return fault if strange < 0.5 else f"{shown[-1][:40]!r} is not a puzzle that the weights know: {fault}"
+    return fault if strange < 0.5 else f"{text[:40]!r} is not a puzzle that the weights know: {fault}"
 
 
 def _alphabet(family: "Family") -> set[str]:

@@ -18,7 +18,7 @@ from trm.original import folders as original
 from trm.puzzles import deal
 from trm.puzzles.family import Family, TrainingData
 from trm.puzzles.records import first_of
-from trm.puzzles.table import Puzzles, from_arrays, read_csv, write_csv
+from trm.puzzles.table import Puzzles, from_arrays, read_puzzles, write_csv
 from trm.recipe import absent, upgraded
 
 MADE_FROM = "made-from.json"
@@ -74,12 +74,12 @@ def locate(name: str) -> Path:
     return path
 
 
-def first_question(name: str) -> str:
+def first_question(name: str, family: Family) -> str:
     """The first question of a file or of `hub:NAME`; empty where there is none, as in a data folder."""
     path = locate(name)
     if not path.is_file():
         return ""
-    return first_of(path)
+    return first_of(path, family)
 
 
 def read(name: str, family: Family, limit: int | None = None) -> Puzzles:
@@ -98,7 +98,7 @@ def read(name: str, family: Family, limit: int | None = None) -> Puzzles:
     if original.is_folder(path):
         splits = ", ".join(original.splits(path))
         raise UserError(f"{path} is a data folder with the splits {splits}: name one, such as {path}/train")
-    return read_csv(path, family, limit)
+    return read_puzzles(path, family, limit)
 
 
 def generate(
@@ -232,7 +232,7 @@ def _generated(
             for name, puzzles in splits.items():
                 write_csv(draft / f"{name}.csv", family, puzzles, "generated")
             write_atomic(draft / MADE_FROM, json.dumps(wanted, indent=1))
-    return read_csv(folder / "train.csv", family), read_csv(folder / "validation.csv", family)
+    return read_puzzles(folder / "train.csv", family), read_puzzles(folder / "validation.csv", family)
 
 
 def _check_ours(folder: Path, files: set[str]) -> None:

@@ -170,18 +170,20 @@ def questions(lines: Lines, family: Family, bad: Bad = refuse) -> Iterator[Quest
             yield Question(fields["question"], place)
 
 
-def first_of(path: Path) -> str:
+def first_of(path: Path, family: Family) -> str:
     """The first question of a table or of JSON; empty where there is none."""
-    return next((as_text(place, fields["question"]) for place, fields in records(path, ["question"])), "")
+    rows = records(path, ["question"])
+    return next((as_text(place, fields["question"], family) for place, fields in rows), "")
 
 
-def first(lines: Lines) -> list[str]:
+def first(lines: Lines, family: Family) -> list[str]:
     """What the first puzzle of a text may be, the likeliest first; the lines stay to be read."""
     with lines.ahead():
         kind = _kind(lines)
         if kind == "json":
             found = [
-                as_text(place, _grid_of(place, value)) for place, value in itertools.islice(_json(lines), 100)
+                as_text(place, _grid_of(place, value), family)
+                for place, value in itertools.islice(_json(lines), 100)
             ]
             return [*found[:1], "\n".join(found)]
         if kind != "text":
@@ -195,7 +197,7 @@ def first(lines: Lines) -> list[str]:
     return list(dict.fromkeys(text for text in found if text))
 
 
-def as_text(place: str, value: Any) -> str:
+def as_text(place: str, value: Any, family: Family) -> str:
     """A grid as text that a family reads; UserError where it is none."""
     if isinstance(value, str):
         return value
@@ -204,8 +206,9 @@ def as_text(place: str, value: Any) -> str:
             return "\n".join(value)
         rows = value if all(isinstance(row, list) for row in value) else [value]
         if all(type(cell) in (str, int) for row in rows for cell in row):
-            between = " " if any(len(str(cell)) != 1 for row in rows for cell in row) else ""
-            return "\n".join(between.join(map(str, row)) for row in rows)
+            if "" in itertools.chain(*rows):
+                raise UserError(f"{place}: a cell is empty; write into it what stands for a blank")
+            return family.written(rows)
     raise UserError(f"{place}: {str(value)[:40]!r} is not a grid; give text, or a list of rows")
 
 
@@ -364,13 +367,13 @@ def _json_questions(lines: Lines, family: Family, bad: Bad) -> Iterator[Question
     values = _json(lines, bad)
     for place, value in values:
         try:
-            text = as_text(place, _grid_of(place, value))
+            text = as_text(place, _grid_of(place, value), family)
         except UserError as error:
             bad(error)
             continue
         flat = isinstance(value, str) or (isinstance(value, list) and not isinstance(value[0], list))
         if flat and "item" in place and _is_row(text, family):
-            rest = [as_text(where, each) for where, each in values]
+            rest = [as_text(where, each, family) for where, each in values]
             yield Question("\n".join([text, *rest]), lines.name)
             return
         yield Question(text, place)

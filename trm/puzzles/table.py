@@ -68,11 +68,11 @@ def from_arrays(
     return Puzzles(tokens_NL.astype(np.uint8), answers_NL.astype(np.uint8), puzzles, ratings)
 
 
-def read_csv(path: Path, family: Family, limit: int | None = None) -> Puzzles:
+def read_puzzles(path: Path, family: Family, limit: int | None = None) -> Puzzles:
     """Read puzzles of a family; UserError names the line of a missing column or a broken row."""
     tokens, answers, ratings, puzzles = [], [], [], []
     for place, fields in itertools.islice(records(path), limit):
-        question, answer = (as_text(place, fields[name]) for name in ("question", "answer"))
+        question, answer = (as_text(place, fields[name], family) for name in ("question", "answer"))
         try:
             tokens.append(family.parse(question))
             answers.append(family.parse(answer))
