@@ -432,7 +432,7 @@ def test_what_was_asked_before_a_fault_is_answered(capsys):
     code, out, err = run(capsys, *SOLVE, "--brief", "--file", "bad.txt")
     assert (code, out) == (2, answers(PUZZLES[0]))
     assert "bad.txt, line 3: contradictory clues" in err
-    assert "1 puzzles before it were answered: --skip-bad leaves bad ones out" in err
+    assert "; answered before it: 1; --skip-bad leaves bad ones out" in err
     code, _, err = run(capsys, *SOLVE, PUZZLES[0], "--steps", "1")
     assert "0 of 1 verified; try --rollouts 8 --select verify, or --exact" in err
 
@@ -715,6 +715,8 @@ def test_info_of_a_recipe_a_model_a_run_and_a_file(capsys):
     rows = [[int(cell) for cell in ANSWER[at : at + 4]] for at in range(0, 16, 4)]
     Path("rows.json").write_text(json.dumps([{"question": rows}]))
     assert "sudoku-9x9" in run(capsys, "info", "rows.json")[1]
+    plain = json.loads(run(capsys, "info", "lines.txt", "--json")[1])["puzzles"]
+    assert (plain["format"], plain["puzzles"], plain["first"]) == ("puzzles alone", 3, PUZZLES[0])
     Path("own.yaml").write_text("name: own\ndata: {generate: {train: 9, validation: 3}}\n")
     assert "generated: 9 train, 3 validation" in run(capsys, "info", "own.yaml")[1]
     original.write(Path("folder"), {"test": read_puzzles(Path("good.csv"), tiny.TASK)}, tiny.TASK)

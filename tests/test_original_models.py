@@ -352,6 +352,14 @@ def test_names_and_precision_are_those_that_its_loader_wants(run: Run, tmp_path:
     )
     arch = yaml.safe_load((tmp_path / "b/all_config.yaml").read_text())["arch"]
     assert (arch["forward_dtype"], arch["halt_max_steps"], arch["mlp_t"]) == ("float32", 6, True)
+    assert run("export", "model", "--original", "--out", "c/step_1")[0] == 0
+    again = torch.load(tmp_path / "c/step_1", weights_only=True)
+    assert set(again) == {f"_orig_mod.{name}" for name in found}
+    code, _, err = run("export", "model", "--original", "--out", "d/step_1", "--json")
+    assert (code, err) == (
+        2,
+        "trm: error: with --original give --out alone: nothing is checked on a board or on puzzles\n",
+    )
 
 
 def test_what_the_original_cannot_load_is_not_written(run: Run, tmp_path: Path):

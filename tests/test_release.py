@@ -71,6 +71,10 @@ def test_the_wheel_solves_outside_the_checkout(built, tmp_path):
     )
 
 
+def test_every_extra_is_tried_before_a_release():
+    assert set(release.EXTRAS) == set(PROJECT["optional-dependencies"]) - {"docs", "dev"}
+
+
 def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert trm.__version__ == PROJECT["version"] == citation["version"]

@@ -113,7 +113,7 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "original": "Go back to the original code: export a model as a checkpoint that it loads.",
     "runs": "List the runs in a folder: state, step, best figures.",
     "plot": "Draw loss and accuracy of one or several runs beside each other.",
-    "export": "Write a model as ONNX graphs, for callers without PyTorch.",
+    "export": "Write a model as ONNX graphs, for callers without PyTorch; or for the original code.",
     "page": "Write a web page that runs models in the browser and shows them think.",
     "serve": "Answer puzzles over HTTP, as JSON; those of many clients are computed together.",
     "info": "List what there is, or say what something is: `trm info mini`, `trm info runs/mini`.",

@@ -17,8 +17,9 @@ def export(
     data: str = "",
     check: int = 8,
     json: bool = False,
+    original: bool = False,
 ) -> int:
-    """Write a model as ONNX graphs, for callers without PyTorch.
+    """Write a model as ONNX graphs, for callers without PyTorch; or for the original code.
 
     The folder holds a supervision step, its parts (a latent update and an answer update), and model.json,
     which says how to call them: docs/EXPORT.md solves a puzzle with them in a few lines. The graphs are
@@ -36,9 +37,16 @@ def export(
         data: Puzzles to check on, as for trm eval. Default: some that the family makes.
         check: Number of puzzles to check on.
         json: Print the result of the check as JSON.
+        original: Write a checkpoint for the original code instead: trm original export, whose help says more.
     """
     if not model or out is None:
         raise UserError("give a model and a folder: trm export MODEL --out FOLDER")
+    if original:
+        if board or data or json:
+            raise UserError("with --original give --out alone: nothing is checked on a board or on puzzles")
+        from trm.commands.original import export as to_original
+
+        return to_original(model, out=out)
     at_least(1, check=check)
     if out.exists() and not (out / "model.json").is_file() and any(out.iterdir()):
         raise UserError(f"{out} holds something other than an export: give a new folder")

@@ -1,5 +1,6 @@
 """`trm info`: what there is, and what something is."""
 
+import contextlib
 import json as json_text
 import os
 import platform
@@ -208,8 +209,8 @@ def _puzzles(name: str) -> dict[str, Any]:
     """What a file or folder of puzzles holds, as far as it shows without knowing the family."""
     from trm import pretrained
     from trm.original import folders as original
+    from trm.puzzles import records as reading
     from trm.puzzles.arc import readers
-    from trm.puzzles.records import as_text, records
 
     path = Path(name)
     if original.is_folder(path):
@@ -224,25 +225,30 @@ def _puzzles(name: str) -> dict[str, Any]:
             "tasks": len(tasks),
             "pairs": f"{pairs['train']} to learn from, {pairs['test']} to be predicted",
         }
-    rows = list(records(path, ["question"]))
-    if not rows:
-        raise UserError(f"{name} holds no puzzles")
     known = {each: pretrained.find(each)[1] for each in pretrained.bundled_names()}
-    families = {each: config.family.build() for each, config in known.items()}
-    place, fields = rows[0]
-    first = {each: as_text(place, fields["question"], family) for each, family in families.items()}
-    fitting = [each for each, text in first.items() if pretrained.fitting(known[each], text) is not None]
-    likely = next(iter([*fitting, *families]))
-    texts = [as_text(place, fields["question"], families[likely]) for place, fields in rows]
+    with reading.opened(path) as lines:
+        boards = {
+            each: found
+            for each, config in known.items()
+            for text in reading.first(lines, config.family.build())
+            if (found := pretrained.fitting(config, text)) is not None
+        }
+        likely = next(iter([*boards.values(), *(config.family for config in known.values())]))
+        texts = [text for text, _ in reading.questions(lines, likely.build())]
+    if not texts:
+        raise UserError(f"{name} holds no puzzles")
     sizes = sorted(set(map(len, texts)))
-    ratings = [int(rating) for _, row in rows if (rating := str(row.get("rating", ""))).isdigit()]
+    rows = []
+    with contextlib.suppress(UserError):  # grids alone have no fields
+        rows = [row for _, row in reading.records(path, ["question"])]
+    ratings = [int(rating) for row in rows if (rating := str(row.get("rating", ""))).isdigit()]
     return {
-        "format": f"puzzles with {', '.join(rows[0].fields)}",
-        "puzzles": len(rows),
+        "format": f"puzzles with {', '.join(rows[0])}" if rows else "puzzles alone",
+        "puzzles": len(texts),
         "characters of a question": sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         **({"rating": f"{min(ratings)} to {max(ratings)}"} if ratings else {}),
         "first": texts[0][:80],
-        "bundled weights that fit": ", ".join(fitting) or "none",
+        "bundled weights that fit": ", ".join(boards) or "none",
     }
 
 

@@ -259,7 +259,7 @@ class _Asked:
         if self.fault is not None:
             done = ""
             if self.lines is not None and self.count:
-                done = f"; {self.count} puzzles before it were answered: --skip-bad leaves bad ones out"
+                done = f"; answered before it: {self.count}; --skip-bad leaves bad ones out"
             raise UserError(f"{self.fault}{done}") from None
         if not self.count and not self.skipped and self.lines is not None:
             raise UserError(f"{self.lines.name} holds no puzzles")
