@@ -45,7 +45,7 @@ class Config(BaseModel):
     @classmethod
     def _within_reason(cls, value: Any) -> Any:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError("is larger than 64 bits can hold")
+            raise ValueError("larger than 64 bits can hold; give a smaller number")
         if isinstance(value, str) and any(char < " " or char == "\x7f" for char in value):
             raise ValueError(f"holds a control character: {value[:40]!a}")
         return value

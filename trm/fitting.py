@@ -1,4 +1,4 @@
-"""From puzzles of one's own to a solver, in one call.
+"""From puzzles of your own to a solver, in one call.
 
     solver = trm.fit("mine.csv", permute="12345")
     print(solver.solve("1.../..../.2../....")[0].answer)
@@ -41,7 +41,7 @@ def fit(
     device: str = "auto",
     console: Console | None = None,
 ) -> Solver:
-    """Train on puzzles of one's own and return a solver with the weights that were best on held-out ones.
+    """Train on puzzles of your own and return a solver with the weights that were best on held-out ones.
 
     Args:
         puzzles: a CSV or JSON-lines file, or a pair (questions, answers) of arrays or nested lists.

@@ -1,7 +1,7 @@
 """Models out to the Hugging Face hub, with a card that says what they are, and back.
 
 A repository is a model folder as it stands (see `pretrained`), and its card. Only the files of such a folder
-go either way, none of them can run code, and what a recipe says of places on one's own machine stays there.
+go either way, none of them can run code, and what a recipe says of places on your own machine stays there.
 """
 
 import json
@@ -90,7 +90,7 @@ def push(
 
 
 def pull(repo: str, folder: Path, revision: str = "", force: bool = False) -> PretrainedConfig:
-    """Download a model into a folder of one's own, once it has been found whole.
+    """Download a model into a folder of your own, once it has been found whole.
 
     Args:
         repo: ORG/NAME.
@@ -254,7 +254,7 @@ def _usage(config: PretrainedConfig, repo: str) -> str:
 
 
 def _public(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration without the folders of one's own machine: files keep their names alone."""
+    """The configuration without the folders of your own machine: files keep their names alone."""
     about = json.loads(json.dumps(config.about))
     recipe = about.get("recipe", {})
     for section, options in (("data", type(config.family).data.paths), ("train", ("start_from",))):

@@ -71,7 +71,7 @@ def solve(
         brief: One line per puzzle: the answer, with a remark where it is not verified.
         json: One JSON object per puzzle and line.
         out: Write these objects to a file. One that holds the first answers already, of a command that was
-            interrupted, is gone on with.
+            interrupted, is continued.
         skip_bad: Leave out puzzles of a file that cannot be read or solved, and name them at the end.
         gif: Write an animation of one puzzle's refinement (.gif), or its steps side by side (.svg, .png).
         device: Where to compute.

@@ -1,1 +1,1 @@
-"""Grid puzzles of one's own."""
+"""Grid puzzles of your own."""

@@ -1,4 +1,4 @@
-"""What a run may say of grid puzzles of one's own: size, symbols, and what may be turned or renamed."""
+"""What a run may say of grid puzzles of your own: size, symbols, and what may be turned or renamed."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, final
 
@@ -34,7 +34,7 @@ class GridRules(Config):
 
 @final
 class GridConfig(FamilyConfig):
-    """Grid puzzles of one's own: question and answer are grids of one size, over one set of symbols."""
+    """Grid puzzles of your own: question and answer are grids of one size, over one set of symbols."""
 
     name: ClassVar = "grid"
     data: ClassVar = AugmentedDataConfig

@@ -1,4 +1,4 @@
-"""Grid puzzles of one's own: question and answer are grids of one size, over one set of symbols.
+"""Grid puzzles of your own: question and answer are grids of one size, over one set of symbols.
 
 Tokens: 0 = pad, i + 1 = symbol i of the configuration. A puzzle smaller than the canvas stands at its top
 left. Text has one row after the other, separated by `/` or line breaks; in a row every character is a
@@ -214,7 +214,7 @@ class Grid(Family[GridConfig, GeneratorConfig]):
         self, config: GeneratorConfig, seed: int, avoid: Iterable[np.ndarray], progress: Callable[[int], None]
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         raise UserError(
-            "puzzles of a grid of one's own cannot be generated, as its rules are not known: give data.train"
+            "grid puzzles of your own cannot be generated, as its rules are not known: give data.train"
         )
 
     def check_tokens(self, other: Family) -> None:
