@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from test_train import config, metrics
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from trm import cli, processes
 from trm.config import Effort, ModelConfig, dump_config
@@ -333,6 +334,39 @@ def test_the_command_starts_processes_and_says_which_one_died(tmp_path: Path):
     assert "process 1 of 2 was killed (SIGKILL) and the others were ended; what was saved is good" in said
     assert "resume with `trm train --resume run --processes 2`" in said and "Traceback" not in said
     assert json.loads((tmp_path / "run" / "data.json").read_text())["train"]["rows"] == 40
+
+
+def test_two_nodes_of_two_processes_train_as_one(tmp_path: Path):
+    """What torchrun runs on each machine, twice on this one; the nodes meet at an address, as real ones do."""
+    settings, port = short(**CHANGES["puzzles"]), together.free_port()
+    alone, folder = by(1, settings, tmp_path / "alone"), tmp_path / "run"
+
+    def worker() -> tuple[str, str, str]:
+        torch.set_default_dtype(torch.float64)
+        train(settings, folder)
+        return os.environ["GROUP_RANK"], os.environ["LOCAL_RANK"], os.environ["RANK"]
+
+    def node() -> None:
+        how = LaunchConfig(
+            min_nodes=2,
+            max_nodes=2,
+            nproc_per_node=2,
+            run_id="test",
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"127.0.0.1:{port}",
+            start_method="fork",
+            max_restarts=0,
+            monitor_interval=0.05,
+        )
+        print(sorted(elastic_launch(how, worker)().values()))
+
+    ids = [*together.start(1, node, tmp_path / "a"), *together.start(1, node, tmp_path / "b")]
+    codes = together.join(ids)
+    said = [(tmp_path / name).read_text() for name in ("a0", "b0")]
+    assert codes == [0, 0], said
+    nodes = [[(node, local, str(2 * int(node) + int(local))) for local in "01"] for node in "01"]
+    assert sorted(text.splitlines()[-1] for text in said) == [str(each) for each in nodes]
+    assert_the_same_run(folder, alone)
 
 
 # --- evaluating, solving and voting

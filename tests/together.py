@@ -12,15 +12,20 @@ from pathlib import Path
 from trm.errors import UserError
 
 
+def free_port() -> str:
+    """A port of this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def start(count: int, work: Callable[[], object], log: Path) -> list[int]:
     """Fork processes that do some work together; their ids, in the order of their ranks.
 
     They write what they say to `log` and their rank; they end with 0, with 2 after a UserError, or with
     what the work returns, if that is a number.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     ids = []
     for rank in range(count):
         if child := os.fork():
