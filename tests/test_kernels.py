@@ -28,6 +28,16 @@ dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"])
 gates = pytest.mark.parametrize("gate", ["swiglu", "normed"])
 
 
+def sizes(name: str, *values: int) -> pytest.MarkDecorator:
+    """Each size in both dtypes, and of each pair of neighbours every dtype with every gate."""
+    turns = [
+        (size, dtype, ("swiglu", "normed")[(i + j) % 2])
+        for i, size in enumerate(values)
+        for j, dtype in enumerate(BOUNDS)
+    ]
+    return pytest.mark.parametrize((name, "dtype", "gate"), turns)
+
+
 @pytest.mark.skipif(INTERPRETED or CUDA, reason="the tests below run here")
 def test_in_the_interpreter():
     pytest.importorskip("triton")
@@ -73,9 +83,7 @@ def compare(name: str, dtype: torch.dtype, given: list[Tensor], *options: str) -
 
 
 @runs
-@gates
-@dtypes
-@pytest.mark.parametrize("tokens", [5, 40, 97], ids="S{}".format)
+@sizes("tokens", 5, 40, 97)
 def test_mix_tokens(tokens: int, dtype: torch.dtype, gate: str):
     """Tokens padded to one part (16, 128) and to two (32 + 16); 24 channels are a block and a bit."""
     torch.manual_seed(tokens)
@@ -84,9 +92,7 @@ def test_mix_tokens(tokens: int, dtype: torch.dtype, gate: str):
 
 
 @runs
-@gates
-@dtypes
-@pytest.mark.parametrize("width", [24, 64, 80], ids="D{}".format)
+@sizes("width", 24, 64, 80)
 def test_mix_channels(width: int, dtype: torch.dtype, gate: str):
     """Widths below, at and above a block of 64; 66 rows are a block and a bit."""
     torch.manual_seed(width)

@@ -13,19 +13,17 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from torch import Tensor
 
 from trm.errors import SaidElsewhere, UserError
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments import ClusterEnvironment
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -210,12 +208,18 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def _environment() -> ClusterEnvironment | None:
+def _environment() -> "ClusterEnvironment | None":
     """What started this process together with others, if anything did."""
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
+    elastic = dist.is_torchelastic_launched()
     # Only srun starts several: the script of a job that asks for several is one process all the same.
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and SLURMEnvironment.detect():
+    if not elastic and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
+        return None
+    # Only now: importing it takes as long as importing torch does.
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if elastic:
+        return TorchElasticEnvironment()
+    if SLURMEnvironment.detect():
         try:
             return SLURMEnvironment(auto_requeue=False)
         except RuntimeError as error:  # the way in which the job asks for processes

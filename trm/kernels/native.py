@@ -30,10 +30,13 @@ def _built() -> tuple[ctypes.CDLL | None, str]:
     return compiled.load(Path(__file__).with_suffix(".cpp"))
 
 
-@torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the native code could be built."""
     return _built()[0] is not None
+
+
+# What torch.compiler.assume_constant_result does. That imports the whole compiler, for which others have no use.
+available.__dict__["_dynamo_marked_constant"] = True
 
 
 def why_not() -> str:
