@@ -337,7 +337,7 @@ def test_the_command_starts_processes_and_says_which_one_died(tmp_path: Path):
 
 
 def test_two_nodes_of_two_processes_train_as_one(tmp_path: Path):
-    """What torchrun runs on each machine, twice on this one; the nodes meet at an address, as real ones do."""
+    """What torchrun runs on each machine, twice on this one; the nodes meet at an address."""
     settings, port = short(**CHANGES["puzzles"]), together.free_port()
     alone, folder = by(1, settings, tmp_path / "alone"), tmp_path / "run"
 

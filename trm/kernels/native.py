@@ -35,7 +35,7 @@ def available() -> bool:
     return _built()[0] is not None
 
 
-# What torch.compiler.assume_constant_result does. That imports the whole compiler, for which others have no use.
+# What torch.compiler.assume_constant_result does, which would import the whole compiler.
 available.__dict__["_dynamo_marked_constant"] = True
 
 
