@@ -3,14 +3,13 @@
     python benchmarks/processes.py same [--steps 200] [--batch 16] [--only mini arc muon]
     python benchmarks/processes.py speed [--rounds 5]
 
-`same` trains `mini`, `mini` with Muon and `arc-mini`, which has puzzle embeddings, by 1, 2, 4 processes
-and by 2, then 1, then 4, and compares them with the run by one: the largest difference of a logged loss and of a
-final weight, and accuracy on validation puzzles. "nudged" is the run by one, begun with every weight moved by
-one unit in the last place: what a run owes to rounding alone.
+`same` trains `mini`, `mini` with Muon and `arc-mini`, which has puzzle embeddings, by 1, 2 and 4 processes
+and by 2, then 1, then 4, and compares them with the run by one: the largest difference of a logged loss and
+of a final weight, and accuracy on validation puzzles. "nudged" is the run by one, begun with every weight
+moved by one unit in the last place: what a run owes to rounding alone.
 
 `speed` times steps of `mini` by 1, 2 and 4 processes, one after the other and over again, so that whatever
-else the machine does slows all of them; ratios are taken within a round. Bytes are those handed to the sums
-of a step.
+else the machine does slows all of them; ratios are taken within a round.
 """
 
 import json
@@ -23,7 +22,6 @@ from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import torch
-import torch.distributed as dist
 import tyro
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -63,9 +61,8 @@ def settings(name: Name, dtype: Dtype, **train: object) -> RunConfig:
     return parse(RunConfig, values, "benchmark")
 
 
-def run(config: RunConfig, folder: Path, legs: list[Leg], nudge: bool = False) -> int:
-    """Train; the bytes that a process hands to the sums of the last step."""
-    sent = 0
+def run(config: RunConfig, folder: Path, legs: list[Leg], nudge: bool = False) -> None:
+    """Train."""
     for leg in legs:
         how = LaunchConfig(
             min_nodes=1,
@@ -79,34 +76,17 @@ def run(config: RunConfig, folder: Path, legs: list[Leg], nudge: bool = False) -
             monitor_interval=0.1,
         )
         resumed = (folder / "config.yaml").exists()
-        sent = max(elastic_launch(how, work)(None if resumed else config, folder, leg, nudge).values())
-    return sent
+        elastic_launch(how, work)(None if resumed else config, folder, leg, nudge)
 
 
-def work(config: RunConfig | None, folder: Path, leg: Leg, nudge: bool) -> int:
-    """What each process does; forked for this, it may put its own in the place of functions."""
+def work(config: RunConfig | None, folder: Path, leg: Leg, nudge: bool) -> None:
+    """What each process does."""
     torch.set_num_threads(leg.threads)
     compute = (config or loop.load_config(folder / "config.yaml")).compute
     torch.set_default_dtype(getattr(torch, compute.dtype))  # of the weights, too
     if nudge:
         mock.patch.object(loop, "build", nudged).start()
-    sums: list[int] = []
-    add_up, step = dist.all_reduce, loop.TrainingStep.__call__
-
-    def counted(tensor: torch.Tensor, *options: Any) -> None:
-        sums.append(tensor.numel() * tensor.element_size())
-        add_up(tensor, *options)
-
-    def begun(self: loop.TrainingStep, number: int) -> None:
-        sums.clear()
-        step(self, number)
-        sent[0] = sum(sums)
-
-    sent = [0]
-    mock.patch.object(dist, "all_reduce", counted).start()
-    mock.patch.object(loop.TrainingStep, "__call__", begun).start()
     loop.train(config, folder, leg.end)
-    return sent[0]
 
 
 def nudged(*arguments: Any) -> RecursiveModel:
@@ -185,23 +165,22 @@ def speed(rounds: int = 5, steps: int = 20, batch: int = 64) -> None:
     }
     train = {"steps": 1000, "batch": batch, "log_every": steps, "eval_every": 1000, "checkpoint_every": 1000}
     taken: dict[str, list[float]] = {way: [] for way in ways}
-    sent = dict.fromkeys(ways, 0)
     for _ in range(rounds):
         for way, leg in ways.items():
             with tempfile.TemporaryDirectory() as place:
                 folder = Path(place) / "run"
-                sent[way] = run(settings("mini", "float32", **train), folder, [leg])
+                run(settings("mini", "float32", **train), folder, [leg])
                 start, end = (line["seconds"] for line in figures(folder, "train"))
             taken[way].append((end - start) / steps)
     base = taken["1 process, 2 threads"]
     print(f"torch {torch.__version__}, mini, {batch} rows a step, {steps} steps, n = {rounds} rounds")
-    print("| | rows/s (median) | of 1 process with 2 threads (median, least, most) | bytes of a step |")
-    print("|---|---|---|---|")
+    print("| | rows/s (median) | of 1 process with 2 threads (median, least, most) |")
+    print("|---|---|---|")
     for way, seconds in taken.items():
         ratios = [b / s for b, s in zip(base, seconds, strict=True)]
         print(
             f"| {way} | {batch / statistics.median(seconds):.0f} | {statistics.median(ratios):.2f}, "
-            f"{min(ratios):.2f}, {max(ratios):.2f} | {sent[way]:,} |",
+            f"{min(ratios):.2f}, {max(ratios):.2f} |",
             flush=True,
         )
 

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import cluster
 import pytest
 import tiny
 import tiny_arc
 import together
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from test_train import config, metrics
 from torch import Tensor
@@ -32,6 +34,7 @@ from trm.processes import ALONE, Processes
 from trm.recipe import RunConfig
 from trm.training import checkpoint
 from trm.training.loop import _Run, train
+from trm.training.step import TrainingStep
 
 EXACT = {"compute": {"dtype": "float64"}, "loss": {"tokens": "stablemax64"}}
 CHANGES = {
@@ -367,6 +370,26 @@ def test_two_nodes_of_two_processes_train_as_one(tmp_path: Path):
     nodes = [[(node, local, str(2 * int(node) + int(local))) for local in "01"] for node in "01"]
     assert sorted(text.splitlines()[-1] for text in said) == [str(each) for each in nodes]
     assert_the_same_run(folder, alone)
+
+
+def test_a_step_hands_as_many_bytes_to_sums_as_the_cost_model_says(tmp_path: Path):
+    settings, sizes = short(**CHANGES["puzzles"]), []
+    add_up, step = dist.all_reduce, TrainingStep.__call__
+
+    def counted(tensor: Tensor, *options: object) -> None:
+        sizes.append(tensor.nbytes)
+        add_up(tensor, *options)
+
+    def checked(self: TrainingStep, number: int) -> None:
+        sizes.clear()
+        step(self, number)
+        assert sizes == cluster.handed(settings, self.model)
+
+    def work() -> None:
+        dist.all_reduce, TrainingStep.__call__ = counted, checked
+        assert train(settings, tmp_path / "run", 1).step == 1
+
+    together.together(2, work, tmp_path / "log")
 
 
 # --- evaluating, solving and voting
