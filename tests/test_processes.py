@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import cluster
@@ -187,6 +188,33 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path: Path,
     last = checkpoint.steps_saved(folder / "checkpoints")[-1]
     by(2, None, folder, last + 1)
     assert checkpoint.steps_saved(folder / "checkpoints")[-1] == last + 1
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_process_that_never_comes_is_not_waited_for_long(tmp_path: Path, monkeypatch, missing: int):
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=3))
+
+    def work() -> None:
+        if os.environ["RANK"] == str(missing):
+            os._exit(7)
+        with processes.joined("cpu"):
+            pass
+
+    codes = together.join(together.start(2, work, tmp_path / "log"), 30)
+    assert (codes[missing], codes[1 - missing]) == (7, 2)
+    words = "not all of the 2 processes came within 0.05 minutes; start them again"
+    assert words in (tmp_path / f"log{1 - missing}").read_text()
+
+
+def test_those_who_have_met_wait_longer_than_for_a_meeting(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=2))
+
+    def work() -> None:
+        with processes.joined("cpu") as group:
+            time.sleep(3 if group.first else 0)
+            assert group.largest(group.rank) == 1
+
+    together.together(2, work, tmp_path / "log")
 
 
 def test_a_run_that_torchrun_starts_again_goes_on(tmp_path: Path, monkeypatch):

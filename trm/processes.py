@@ -31,6 +31,8 @@ R = TypeVar("R")
 # The longest that one may keep the others waiting: the first, generating puzzles or writing a checkpoint.
 # One that dies is noticed at once.
 _PATIENCE = timedelta(hours=2)
+# The longest that one waits for the others to come: of one that dies before they have met, nobody is told.
+MEETING = timedelta(minutes=5)
 _HOST = torch.device("cpu")
 
 
@@ -190,7 +192,15 @@ def joined(device: str) -> Generator[Processes]:
     os.environ.setdefault("MASTER_ADDR", place.main_address)
     os.environ.setdefault("MASTER_PORT", str(place.main_port))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=processes.rank, world_size=processes.count, timeout=_PATIENCE)
+    try:
+        dist.init_process_group(backend, rank=processes.rank, world_size=processes.count, timeout=MEETING)
+    except RuntimeError as error:
+        missing = UserError(
+            f"not all of the {processes.count} processes came within {MEETING.total_seconds() / 60:g} minutes; "
+            "start them again"
+        )
+        raise processes.everywhere(missing) from error
+    dist.distributed_c10d._set_pg_timeout(_PATIENCE)
     try:
         yield processes
     except SaidElsewhere:

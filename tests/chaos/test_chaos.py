@@ -14,13 +14,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import together
 from test_train import config, weights
 
-from trm import pretrained
+from trm import pretrained, processes
 from trm.config import dump_config
 from trm.errors import UserError
 from trm.inference import evaluate
@@ -37,6 +38,7 @@ SETTINGS = config(
 @pytest.fixture(scope="module", autouse=True)
 def forks_inherit_what_is_compiled(tmp_path_factory) -> None:
     train(SETTINGS, tmp_path_factory.mktemp("first") / "run", stop_after=1)
+    processes.MEETING = timedelta(minutes=1)  # one may be killed before it has met the other
 
 
 def go_on(folder: Path) -> None:
