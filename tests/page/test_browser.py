@@ -5,6 +5,7 @@
 
 import functools
 import http.server
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from trm import pretrained
 from trm.config import ComputeConfig
@@ -259,6 +261,49 @@ def test_the_picture_is_saved(page, tmp_path):
     download.value.save_as(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_the_thinking_is_saved_as_an_animation(page, tmp_path):
+    solved(opened(page, "sudoku-9x9", FOUR))
+    steps = int(re.search(r"step (\d+)", page.text_content("#where"))[1])
+    with page.expect_download() as download:
+        page.click("#animation")
+    download.value.save_as(tmp_path / "thinking.gif")
+    assert (tmp_path / "thinking.gif").read_bytes().startswith(b"GIF89a")
+    with Image.open(tmp_path / "thinking.gif") as animation:
+        assert animation.n_frames == steps + 1
+        frames = []
+        for number in range(animation.n_frames):
+            animation.seek(number)
+            frames.append(np.asarray(animation.convert("RGB")))
+            assert animation.info["duration"] == (2800 if number == steps else 700)
+    # What the browser draws, up to the few bits that a palette loses: ink on paper, and more of it at the end.
+    assert all(frame.shape == (4 * 36 + 4, 4 * 36 + 4, 3) for frame in frames)
+    assert not np.array_equal(frames[0], frames[-1])
+
+
+PACKED = """async ([width, height, seed]) => {
+  const { Gif } = await import("./gif.js");
+  let drawn = seed;
+  const colours = [[0, 0, 0], [255, 255, 255], [8, 98, 196], [255, 214, 92]];
+  const pixels = Uint8ClampedArray.from({ length: width * height }, () => {
+    drawn = (drawn * 1103515245 + 12345) % 2147483648;
+    return (drawn >> 16) % 4;
+  });
+  const gif = new Gif(width, height);
+  gif.add(Uint8ClampedArray.from([...pixels].flatMap((pixel) => [...colours[pixel], 255])), 100);
+  const bytes = new Uint8Array(await gif.blob().arrayBuffer());
+  return [[...bytes], [...pixels].map((pixel) => colours[pixel])];
+}"""
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (19, 27), (181, 97)])
+def test_an_animation_holds_every_pixel(page, size: tuple[int, int]):
+    page.goto("")
+    for seed in range(6):  # noise fills the table of codes several times, and ends where it will
+        data, colours = page.evaluate(PACKED, [*size, seed])
+        with Image.open(io.BytesIO(bytes(data))) as picture:
+            assert np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist() == colours
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

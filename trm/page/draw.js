@@ -30,11 +30,11 @@ export function curve(svg, values, at, top) {
   if (at >= 0) node("circle", { cx: x(at), cy: y(values[at]), r: 3.5, class: "here" }, svg);
 }
 
-// A picture as PNG: a copy that carries its own style, drawn on a canvas.
-export async function png(svg, scale = 2) {
+// A picture on a canvas, by way of a copy that carries its own style.
+export async function canvasOf(svg, scale) {
   const copy = svg.cloneNode(true);
   const box = svg.viewBox.baseVal;
-  const [width, height] = [box.width * scale, box.height * scale];
+  const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
   copy.setAttribute("xmlns", SVG);
   copy.setAttribute("width", width);
   copy.setAttribute("height", height);
@@ -48,9 +48,9 @@ export async function png(svg, scale = 2) {
   image.src = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(copy))}`;
   await image.decode();
   const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = getComputedStyle(document.body).backgroundColor;
   context.fillRect(0, 0, width, height);
   context.drawImage(image, 0, 0, width, height);
-  return canvas.convertToBlob({ type: "image/png" });
+  return canvas;
 }

@@ -1,9 +1,10 @@
 // The page: what is asked, what is thought, what is shown, and the buttons.
 
-import { curve, png } from "./draw.js";
+import { canvasOf, curve, node } from "./draw.js";
 import { LocalEngine } from "./engine.js";
 import { examples } from "./examples.js";
 import { families } from "./families/index.js";
+import { Gif } from "./gif.js";
 import { Thinking } from "./thinking.js";
 
 const $ = (id) => document.getElementById(id);
@@ -461,12 +462,36 @@ $("link").onclick = async () => {
     note("copy the address of this page");
   }
 };
-$("picture").onclick = async () => {
+function save(blob, ending) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await png(document.querySelector("#board > svg")));
-  link.download = `${family.title.toLowerCase()}-step-${frame()?.step ?? 0}.png`;
+  link.href = URL.createObjectURL(blob);
+  link.download = `${family.title.toLowerCase()}-step-${frame()?.step ?? 0}.${ending}`;
   link.click();
   note("saved as a picture");
+}
+
+$("picture").onclick = async () => {
+  const canvas = await canvasOf(document.querySelector("#board > svg"), 2);
+  save(await canvas.convertToBlob({ type: "image/png" }), "png");
+};
+
+// The puzzle, and what stood after every step; drawn unseen, where styles hold.
+$("animation").onclick = async () => {
+  await stop();
+  note("drawing …");
+  const svg = node("svg", { class: "unseen", "aria-hidden": "true" }, document.body);
+  const drawn = family.draw(svg, board);
+  const steps = thinking.frames.filter((each) => each.whole);
+  let gif;
+  for (const each of [null, ...steps]) {
+    drawn.show(each?.tokens ?? tokens, each && each.rollouts[shownRow(each)]);
+    const canvas = await canvasOf(svg, 1);
+    const { width, height } = canvas;
+    gif ??= new Gif(width, height);
+    gif.add(canvas.getContext("2d").getImageData(0, 0, width, height).data, each === steps.at(-1) ? 2800 : 700);
+  }
+  svg.remove();
+  save(gif.blob(), "gif");
 };
 addEventListener("hashchange", () => fromAddress().catch(fail));
 
