@@ -1,6 +1,7 @@
 """The server: steps that are joined, the limits, the API, and one real process from its start to its end."""
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -14,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tiny
 import torch
 from tiny import PUZZLES
 
-from trm import cli
+from trm import cli, page
 from trm.config import ComputeConfig, Effort, Limits
 from trm.errors import UserError
 from trm.inference.solver import Solver
@@ -242,7 +244,7 @@ def test_the_api(make):
     ]
     assert set(said["answers"][0]) == set(expected[0])
     paths = spec.json()["paths"]
-    assert set(paths) == {"/v1/models", "/v1/solve", "/v1/steps", "/healthz", "/metrics"}
+    assert set(paths) == {"/v1/models", "/v1/solve", "/v1/steps", "/v1/think", "/healthz", "/metrics"}
     assert "early_stop" in json.dumps(spec.json())
 
 
@@ -418,11 +420,59 @@ def test_pages_of_other_places_may_ask_only_when_told_so(make):
     assert open_.headers["access-control-allow-origin"] == "https://example.org"
 
 
-def test_a_site_is_shown(make, tmp_path):
-    (tmp_path / "index.html").write_text("<p>hello")
+def test_the_page_is_shown_with_models_of_the_server(make, tmp_path):
+    page.front_end(tmp_path)
     app = build_app(make(), site=str(tmp_path))
-    front, models, missing = ask(app, ("GET", "/", {}), ("GET", "/v1/models", {}), ("GET", "/x.js", {}))
-    assert front.text == "<p>hello" and models.status_code == 200 and missing.status_code == 404
+    front, models, missing = ask(app, ("GET", "/", {}), ("GET", "/models.json", {}), ("GET", "/x.js", {}))
+    assert "See it think" in front.text and missing.status_code == 404
+    (entry,) = line(models)
+    assert (entry["name"], entry["server"], entry["about"]["calls"]) == ("four", "v1/think", ["answer"])
+    # What the site brings runs in the browser, and comes first.
+    for own, names in (("other", ["other", "four"]), ("four", ["four"])):
+        (tmp_path / "models.json").write_text(json.dumps([{"name": own, "folder": "models/x/"}]))
+        (models,) = ask(build_app(make(), site=str(tmp_path)), ("GET", "/models.json", {}))
+        assert [each["name"] for each in line(models)] == names
+        assert line(models)[0] == {"name": own, "folder": "models/x/"}
+
+
+def test_the_caller_owns_the_loop_and_the_state(make):
+    service, (first, second) = make(), PUZZLES[1:3]
+    app, state = build_app(service), None
+    watched = {p: list(tiny.solver().steps(p, Effort(early_stop=False))) for p in (first, second)}
+    for step in range(6):
+        body = {"puzzles": [first, second]} | ({"state": state} if state else {})
+        (answer,) = ask(app, ("POST", "/v1/think", {"json": body}))
+        said = line(answer)
+        logits = np.frombuffer(base64.b64decode(said["logits"]), "<f4").reshape(2, 16, -1)
+        for row, puzzle in enumerate((first, second)):
+            assert logits[row].argmax(-1).tolist() == watched[puzzle][step].answer.tolist()
+            halt = torch.tensor(said["halt"][row]).sigmoid().item()
+            assert halt == pytest.approx(watched[puzzle][step].halt_probability, abs=1e-4)
+        assert set(said["moved"]) == {"y", "z"} and min(said["moved"]["y"]) > 0
+        state = said["state"]
+    assert service.joining.computed == 12
+
+
+def test_a_state_that_is_none_is_refused(make):
+    app = build_app(make())
+    (first,) = ask(app, ("POST", "/v1/think", {"json": {"puzzles": PUZZLES[:1]}}))
+    good = line(first)["state"]
+
+    def fault(**changed: Any) -> str:
+        body = {"puzzles": PUZZLES[:1], "state": good} | changed
+        (answer,) = ask(app, ("POST", "/v1/think", {"json": body}))
+        assert answer.status_code == 422
+        return line(answer)["error"]
+
+    endless = base64.b64encode(np.full(16 * 16, np.inf, "<f4").tobytes()).decode()
+    assert "state.y has" in fault(puzzles=PUZZLES[:2])
+    assert "state.z has 0 bytes" in fault(state={"y": good["y"]})
+    assert "state.y is not base64" in fault(state={**good, "y": "*"})
+    assert "state.z holds values that are not finite" in fault(state={**good, "z": endless})
+    assert "state.y is missing" in fault(state={})
+    assert "unknown field 'state.x'" in fault(state={**good, "x": ""})
+    assert "ids below 1" in fault(puzzle_id=1)
+    assert "give at most 100" in fault(puzzles=list(PUZZLES[:1]) * 101)
 
 
 def test_a_fault_of_the_server_is_one_line_too(make, monkeypatch):

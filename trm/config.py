@@ -527,8 +527,8 @@ class Limits(Config):
     """Decisions of a search."""
     seconds: float = Field(60.0, gt=0)
     """Seconds of a request, waiting included."""
-    body: int = Field(1_000_000, gt=0)
-    """Bytes of a request."""
+    body: int = Field(8_000_000, gt=0)
+    """Bytes of a request. (The state of a model of 30x30 cells and width 512 has 5 million.)"""
     requests: int = Field(64, gt=0)
     """Requests that are worked on at once; more are told to come back."""
     rows: int = Field(256, gt=0)

@@ -429,25 +429,11 @@ def _reached(nodes: list[Any], wanted: set[str]) -> list[Any]:
     return kept[::-1]
 
 
-def _about(found: Pretrained, view: View, models: Mapping[str, Any]) -> dict[str, Any]:
-    """What `model.json` says, without the check."""
+def described(found: Pretrained, view: View) -> dict[str, Any]:
+    """What a caller must know of a model, however its steps are computed."""
     config, model = found.config, view.model
-
-    def names(values: Any) -> list[str]:
-        return [value.name for value in values]
-
     start = {"y": model.y_init.tolist()} | ({"z": model.z_init.tolist()} if view.has_z else {})
     return {
-        "format": FORMAT,
-        "graphs": {
-            name: {
-                "file": f"{name}.onnx",
-                "inputs": names(graph.graph.input),
-                "outputs": names(graph.graph.output),
-            }
-            for name, graph in models.items()
-        },
-        "calls": _calls(view),
         "steps": config.steps,
         "start": start,
         "width": config.model.width,
@@ -463,6 +449,23 @@ def _about(found: Pretrained, view: View, models: Mapping[str, Any]) -> dict[str
         "same_cells": found.family.same_cells,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def _about(found: Pretrained, view: View, models: Mapping[str, Any]) -> dict[str, Any]:
+    """What `model.json` says, without the check."""
+
+    def names(values: Any) -> list[str]:
+        return [value.name for value in values]
+
+    graphs = {
+        name: {
+            "file": f"{name}.onnx",
+            "inputs": names(graph.graph.input),
+            "outputs": names(graph.graph.output),
+        }
+        for name, graph in models.items()
+    }
+    return {"format": FORMAT, "graphs": graphs, "calls": _calls(view), **described(found, view)}
 
 
 def _board(view: View) -> str:

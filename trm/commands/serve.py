@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ def serve(
     dtype: Dtype = "float32",
     limits: Annotated[Limits, arg(name="")] = _LIMITS,
 ) -> int:
-    """Answer puzzles over HTTP, as JSON; those of many clients are computed together.
+    """Answer puzzles over HTTP, as JSON, and show the page; those of many clients are computed together.
 
     Anybody who reaches the port may ask, unless the environment variable TRM_SERVE_TOKEN holds a token,
     which clients then send as `Authorization: Bearer TOKEN`. SIGTERM and Ctrl-C end it after what is in
@@ -44,7 +45,8 @@ def serve(
             request that names none gets the first that fits its puzzle.
         host: Address to listen at; 0.0.0.0 is every one of this machine.
         port: Port to listen at; 0 is any that is free.
-        site: A folder that `trm page` wrote, shown at /.
+        site: A folder that `trm page` wrote: its models run in the browser and not here. Default: the page
+            shows the models of this server.
         origin: Web pages of other places that may ask, such as https://example.org.
         device: Where to compute.
         dtype: Precision of the forward pass.
@@ -63,22 +65,11 @@ def serve(
         from trm.serving.app import build
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}: pip install 'trm[serve]'") from None
+    from trm import page
     from trm.serving.service import Service
 
     listening = _listen(host, port)  # before the models are loaded, which takes longer
     service = Service(models, ComputeConfig(device=device, dtype=dtype), limits)
-    app = build(service, os.environ.get(TOKEN, ""), origin, str(site or ""))
-    config = uvicorn.Config(
-        app,
-        host,
-        port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=round(limits.seconds) + 1,
-    )
-    server = uvicorn.Server(config)
     address, bound = listening.getsockname()[:2]
     console(stderr=True).print(
         f"http://{address}:{bound}: {', '.join(service.models)}; Ctrl-C ends", soft_wrap=True, highlight=False
@@ -86,7 +77,21 @@ def serve(
     # The server takes both signals while it runs, and raises what it took once more at its end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server.run(sockets=[listening])
+    with tempfile.TemporaryDirectory() as written:
+        if site is None:
+            page.front_end(Path(written))
+        app = build(service, os.environ.get(TOKEN, ""), origin, str(site or written))
+        config = uvicorn.Config(
+            app,
+            host,
+            port,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=round(limits.seconds) + 1,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 

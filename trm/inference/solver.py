@@ -153,7 +153,7 @@ class Solver:
         """As `solve`, but each batch of answers comes as soon as it is there."""
         effort = effort or Effort()
         self.check_effort(effort)
-        self._check_id(puzzle_id)
+        self.check_id(puzzle_id)
         tokens = (self.family.parse(text) for text in puzzles)
         if effort.search:
             yield from self.processes.deal(self._parts(tokens), lambda part: self._searched(part, effort))
@@ -219,7 +219,7 @@ class Solver:
         With several rollouts, `replay` shows the steps of the one whose answer was chosen.
         """
         effort = effort or Effort()
-        self._check_id(puzzle_id)
+        self.check_id(puzzle_id)
         if len(one := texts(puzzle, self.family)) != 1:
             raise UserError(f"steps are those of one puzzle, and these are {len(one)}")
         question_L = previous_L = self.family.parse(one[0])
@@ -319,7 +319,8 @@ class Solver:
             family=self.family,
         )
 
-    def _check_id(self, puzzle_id: int) -> None:
+    def check_id(self, puzzle_id: int) -> None:
+        """Raise UserError for a puzzle id that the model does not know."""
         known = self.model.problem.puzzles if self.model.config.puzzle_width else 1
         if not 0 <= puzzle_id < known:
             raise UserError(f"the model knows puzzle ids below {known}, not {puzzle_id}")

@@ -53,16 +53,10 @@ def build(
             listed.append({"name": name, "folder": f"models/{name}/", "about": about})
             into = folder / "models" / name
             into.mkdir(parents=True, exist_ok=True)
-            # The page takes the updates one by one: a whole step would only repeat their weights.
-            wanted = {about["graphs"][call]["file"] for call in about["calls"]} | {export.MODEL}
-            for file in wanted:
+            for file in (export.MODEL, *_graphs(about)):
                 shutil.copyfile(made / file, into / file)
-        front_end = Path(str(resources.files("trm.page")))
-        for file in front_end.rglob("*"):
-            if file.suffix in _FRONT_END:
-                into = folder / file.relative_to(front_end)
-                into.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, into)
+        front_end(folder)
+        _preload(folder, listed)
         (folder / "vendor").mkdir(exist_ok=True)
         for file in RUNTIME_FILES:
             shutil.copyfile(runtime / file, folder / "vendor" / file)
@@ -70,6 +64,32 @@ def build(
             del entry["about"]["start"]  # the model's own file has it
         (folder / "models.json").write_text(json.dumps(listed), encoding="utf-8")
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def front_end(folder: Path) -> None:
+    """Write the page itself to a folder: without models, for a server that has some."""
+    here = Path(str(resources.files("trm.page")))
+    for file in here.rglob("*"):
+        if file.suffix in _FRONT_END:
+            into = folder / file.relative_to(here)
+            into.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, into)
+
+
+def _preload(folder: Path, listed: list[dict[str, Any]]) -> None:
+    """Let the browser fetch at once what it will need for the first model: the runtime, then its graphs."""
+    files = [f"vendor/{RUNTIME_FILES[-1]}"]
+    for entry in listed[:1]:
+        files += [entry["folder"] + name for name in (export.MODEL, *_graphs(entry["about"]))]
+    links = [f'    <link rel="preload" href="{file}" as="fetch" crossorigin />\n' for file in files]
+    path = folder / "index.html"
+    html = path.read_text(encoding="utf-8")
+    path.write_text(html.replace("  </head>\n", "".join(links) + "  </head>\n"), encoding="utf-8")
+
+
+def _graphs(about: dict[str, Any]) -> list[str]:
+    """The files that the page takes: updates one by one, as a whole step would only repeat their weights."""
+    return sorted({about["graphs"][call]["file"] for call in about["calls"]})
 
 
 def _runtime() -> Path:

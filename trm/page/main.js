@@ -1,7 +1,7 @@
 // The page: what is asked, what is thought, what is shown, and the buttons.
 
 import { canvasOf, curve, node } from "./draw.js";
-import { LocalEngine } from "./engine.js";
+import { fetched, LocalEngine, ServerEngine } from "./engine.js";
 import { examples } from "./examples.js";
 import { families } from "./families/index.js";
 import { Gif } from "./gif.js";
@@ -26,8 +26,8 @@ const engines = new Map();
 // ---------------------------------------------------------------- asking
 
 async function engineOf(entry) {
-  if (!engines.has(entry.name)) engines.set(entry.name, LocalEngine.open(entry.folder));
-  return engines.get(entry.name);
+  if (!engines.has(entry)) engines.set(entry, (entry.server ? ServerEngine : LocalEngine).open(entry));
+  return engines.get(entry);
 }
 
 // Read a puzzle in text and find a model for it: the one in use where it fits, else another.
@@ -54,6 +54,7 @@ async function ask(text, preferred = model) {
   family = families[model.about.family.name];
   ({ board, tokens } = read);
   $("model").value = model.name;
+  $("runs").textContent = model.server ? "It runs on the server of this page." : "It runs here, in your browser.";
   $("parameters").textContent = model.about.parameters.toLocaleString("en");
   listExamples();
   layOut();
@@ -524,7 +525,7 @@ async function fromAddress() {
 }
 
 try {
-  models = await (await fetch("models.json")).json();
+  models = await (await fetched("models.json")).json();
   for (const { name } of models) $("model").append(new Option(name));
   await fromAddress();
 } catch (error) {

@@ -22,29 +22,34 @@ export class Thinking {
       row && symmetries ? family.symmetry(board, Math.random) : plain,
     );
     this.frames = []; // one for every cycle, of all rollouts
-    this.state = engine.initial(this.shape, rollouts);
     this.steps = 0;
     this.pokes = []; // steps at which somebody interfered
     this.ask(tokens);
+    this.state = engine.initial(this.asked);
   }
 
   // Change the puzzle; the state stays.
   ask(tokens) {
     this.tokens = tokens;
-    this.rows = new Uint8Array(this.rollouts * this.length);
-    this.ways.forEach((way, row) => {
-      for (let cell = 0; cell < this.length; cell++) {
+    const seen = this.ways.map((way) =>
+      tokens.map((_, cell) => {
         const token = tokens[way.cells ? way.cells[cell] : cell];
-        this.rows[row * this.length + cell] = way.tokens ? way.tokens[token] : token;
-      }
-    });
+        return way.tokens ? way.tokens[token] : token;
+      }),
+    );
+    this.asked = {
+      shape: this.shape,
+      rows: this.rollouts,
+      tokens: seen.flatMap((row) => [...row]),
+      texts: seen.map((row) => this.family.text(this.board, row)),
+      puzzleId: this.family.puzzleId?.(this.board) ?? 0,
+    };
   }
 
   // One supervision step of all rollouts.
   async step() {
     const state = this.noise ? this.disturbed(this.noise, 1) : this.state;
-    const rows = this.rows;
-    const made = await this.engine.step(this.shape, this.rollouts, rows, state);
+    const made = await this.engine.step(this.asked, state);
     this.state = made.state;
     this.steps++;
     made.thoughts.forEach((thought, cycle) => {
@@ -140,7 +145,7 @@ export class Thinking {
     const at = frame ? this.frames.indexOf(frame) : -1;
     this.frames.length = at + 1;
     this.steps = frame ? frame.step : 0;
-    this.state = frame ? frame.state : this.engine.initial(this.shape, this.rollouts);
+    this.state = frame ? frame.state : this.engine.initial(this.asked);
     this.pokes = [...this.pokes.filter((step) => step < this.steps), this.steps];
   }
 

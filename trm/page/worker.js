@@ -29,10 +29,10 @@ function distance(before, after, rows) {
   });
 }
 
-async function step({ shape, rows, tokens, state }) {
+async function step({ shape, rows, tokens, puzzleId, state }) {
   const values = {
     tokens: new ort.Tensor("int64", BigInt64Array.from(tokens, BigInt), [rows, ...shape.cells]),
-    puzzle_ids: new ort.Tensor("int64", new BigInt64Array(rows), [rows]),
+    puzzle_ids: new ort.Tensor("int64", new BigInt64Array(rows).fill(BigInt(puzzleId)), [rows]),
   };
   for (const [name, array] of Object.entries(state))
     values[name] = new ort.Tensor("float32", array, [rows, ...shape.positions, about.width]);

@@ -3,6 +3,8 @@
     GET  /v1/models      the models
     POST /v1/solve       puzzles in, answers out
     POST /v1/steps       one puzzle; an event after every supervision step (server-sent events)
+    POST /v1/think       one supervision step of puzzles, for callers who own the loop and the state
+    GET  /models.json    the models as the page lists them, those of its own folder first
     GET  /openapi.json   the API, for machines
     GET  /healthz        whether it is up
     GET  /metrics        figures, in the text format of Prometheus
@@ -20,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -67,6 +70,32 @@ class StepsBody(_Body):
     """The puzzle as text."""
 
 
+class State(BaseModel):
+    """A state, as an earlier step gave it or changed: float32, little endian, in base64."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, strict=True)
+
+    y: str
+    """The answer, [puzzles, positions, width]."""
+    z: str = ""
+    """The latent, of models that have one; of the same shape."""
+
+
+class ThinkBody(BaseModel):
+    """Puzzles to think about by one supervision step."""
+
+    model_config = _Body.model_config
+
+    model: str = ""
+    """The model's name. Default: the one that fits the puzzles."""
+    puzzle_id: int = Field(0, ge=0, lt=2**31)
+    """Which rule the puzzles follow, for a model that was trained on several."""
+    puzzles: list[str] = Field(min_length=1)
+    """Puzzles of one size, as text. Nobody asks whether they have a solution."""
+    state: State | None = None
+    """Where to go on from. Default: the start."""
+
+
 class Solved(BaseModel):
     """Answers, in the order of the puzzles."""
 
@@ -79,6 +108,21 @@ class Refused(BaseModel):
     """What is wrong, in one line."""
 
     error: str
+
+
+class Thought(BaseModel):
+    """What a model says after a supervision step."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    model: str
+    logits: str
+    """[puzzles, cells, tokens], float32, little endian, in base64."""
+    halt: list[float]
+    """Logits that the answers are right."""
+    moved: dict[str, list[float]]
+    """How far y and z moved: the root of the mean square, for every puzzle."""
+    state: State
 
 
 class Line(Response):
@@ -233,14 +277,17 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return tell
 
 
-PATHS = ("/v1/models", "/v1/solve", "/v1/steps", "/openapi.json", "/healthz", "/metrics")
+PATHS = (
+    *("/v1/models", "/v1/solve", "/v1/steps", "/v1/think"),
+    *("/models.json", "/openapi.json", "/healthz", "/metrics"),
+)
 
 
 def build(service: Service, token: str = "", origins: tuple[str, ...] = (), site: str = "") -> ASGIApp:
     """The application.
 
     With a `token`, the API is for those who send it. `origins` are pages of other places that may ask, by
-    default none. `site` is a folder that `trm page` wrote, served at /.
+    default none. `site` is the folder of the page, served at /; it may hold models that run in the browser.
     """
     limits, figures = service.limits, Figures(service)
     threads = ThreadPoolExecutor(limits.requests, "request")
@@ -335,7 +382,27 @@ def build(service: Service, token: str = "", origins: tuple[str, ...] = (), site
 
         return _Stream(stream(), end)
 
+    @app.post("/v1/think", response_model=Thought)
+    async def think(body: ThinkBody, request: Request) -> Response:
+        """Think by one supervision step. Rows of many requests are computed together."""
+        state = body.state.model_dump() if body.state else None
+        with working() as ticket:
+            work = asyncio.get_running_loop().run_in_executor(
+                threads, service.think, ticket, body.puzzles, state, body.model, body.puzzle_id
+            )
+            thought = await _unless_gone(work, ticket, request, figures)
+        count(thought["model"], 0, len(body.puzzles))
+        return Line(thought)
+
     if site:
+        listed = Path(site) / "models.json"
+        own = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
+        here = {entry["name"] for entry in own}  # what runs in the browser need not be asked for
+
+        @app.get("/models.json", include_in_schema=False)
+        async def page_models() -> Response:
+            return Line([*own, *(entry for entry in service.page() if entry["name"] not in here)])
+
         app.mount("/", StaticFiles(directory=site, html=True))
 
     @app.exception_handler(Exception)

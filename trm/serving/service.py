@@ -1,15 +1,25 @@
-"""What a server does, without HTTP: choose the weights, keep to the limits, solve."""
+"""What a server does, without HTTP: choose the weights, keep to the limits, solve.
 
+Shapes: B puzzles, S positions, D width.
+"""
+
+import base64
+import binascii
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trm import pretrained
+import numpy as np
+import torch
+from torch import Tensor
+
+from trm import export, pretrained
 from trm.config import ComputeConfig, Effort, FamilyConfig, Limits
 from trm.errors import UserError, out_of_memory_is_a_user_error
 from trm.inference.solver import Answer, Solver
+from trm.models import State
 from trm.puzzles.family import Family
 from trm.serving.joining import Joining, Ticket
 
@@ -33,8 +43,13 @@ class Service:
         self._loading = threading.Lock()
         self._solvers: OrderedDict[tuple[str, str], Solver] = OrderedDict()
         self.joining = Joining(limits.rows)
+        self._page = []
         for name, config in self.configs.items():
-            self._solver(name, config.family)
+            found = self._solver(name, config.family).found
+            assert found is not None
+            # A step on a server is one call, which says what stands at its end.
+            about = {"calls": ["answer"], **export.described(found, export.View(found.model))}
+            self._page.append({"name": name, "server": "v1/think", "about": about})
 
     def close(self) -> None:
         """End when what is being computed is done."""
@@ -97,6 +112,47 @@ class Service:
                     "done": each.done,
                 }
 
+    def page(self) -> list[dict[str, Any]]:
+        """The models as the page lists them: their steps are computed here."""
+        return self._page
+
+    @torch.inference_mode()
+    def think(
+        self,
+        ticket: Ticket,
+        puzzles: Sequence[str],
+        state: Mapping[str, str] | None,
+        model: str = "",
+        puzzle_id: int = 0,
+    ) -> dict[str, Any]:
+        """One supervision step of puzzles, from a state or from the start, and the state after it.
+
+        The caller owns the loop and may change puzzles and state as it likes. Arrays are float32, little
+        endian, in base64.
+        """
+        if len(puzzles) > self.limits.puzzles:
+            raise UserError(f"{len(puzzles)} puzzles in a request: give at most {self.limits.puzzles}")
+        name, solver = self._choose(model, puzzles)
+        mind = solver.model
+        solver.check_id(puzzle_id)
+        tokens_BL = torch.from_numpy(np.stack([solver.family.parse(each) for each in puzzles])).long()
+        tokens_BL = tokens_BL.to(mind.y_init.device)
+        before = mind.initial_state(len(puzzles))
+        if state is not None:
+            before = State(*(_values(part, name, state.get(name)) for name, part in _parts(before)))
+        with self.joining.request(ticket), out_of_memory_is_a_user_error("ask for less, or lower --rows"):
+            x_BSD = mind.encode(tokens_BL, torch.full_like(tokens_BL[:, 0], puzzle_id))
+            after, out = mind.step(before, x_BSD)
+        was = dict(_parts(before))
+        kept = {part: values for part, values in _parts(after) if values.numel()}
+        return {
+            "model": name,
+            "logits": _text(out.logits_BLV),
+            "halt": out.halt_B.tolist(),
+            "moved": {part: _distance(was[part], values) for part, values in kept.items()},
+            "state": {part: _text(values) for part, values in kept.items()},
+        }
+
     def _check(self, solver: Solver, effort: Effort) -> None:
         """Refuse an effort beyond the limits."""
         limits = self.limits
@@ -151,3 +207,32 @@ def _check_puzzle(family: Family, puzzle: str, place: str) -> None:
         family.check(family.parse(puzzle))
     except UserError as error:
         raise UserError(f"{place}{error}") from None
+
+
+def _parts(state: State) -> Iterator[tuple[str, Tensor]]:
+    """The parts of a state by the names that callers give them."""
+    return zip(("y", "z"), state, strict=True)
+
+
+def _values(like: Tensor, name: str, text: str | None) -> Tensor:
+    """A part of a state, as it came; UserError where it is none of this model and these puzzles."""
+    name = f"state.{name}"
+    try:
+        data = base64.b64decode(text or "", validate=True)
+    except binascii.Error:
+        raise UserError(f"{name} is not base64") from None
+    if len(data) != 4 * like.numel():
+        raise UserError(f"{name} has {len(data)} bytes: {list(like.shape)} float32 have {4 * like.numel()}")
+    values = torch.from_numpy(np.frombuffer(data, "<f4").copy()).view(like.shape)
+    if not values.isfinite().all():
+        raise UserError(f"{name} holds values that are not finite")
+    return values.to(like)
+
+
+def _text(values: Tensor) -> str:
+    return base64.b64encode(values.float().cpu().numpy().astype("<f4").tobytes()).decode()
+
+
+def _distance(before_BSD: Tensor, after_BSD: Tensor) -> list[float]:
+    """How far the values of every puzzle moved: the root of the mean square of the differences."""
+    return (after_BSD - before_BSD).float().square().mean((1, 2)).sqrt().tolist()
