@@ -27,6 +27,7 @@ KINDS = {
     "single latent": {**SMALL, "single_latent": True, "mixing": "mixer", "n": 1},
     "hrm with puzzle embeddings": {**SMALL, "kind": "hrm", "prefix": 2, "puzzle_width": 12, "n": 1},
     "transformer": {**SMALL, "kind": "transformer"},
+    "registers": {**SMALL, "prefix": 3, "mixing": "mixer", "n": 1, "T": 1},
 }
 FREE = {
     "convolution": ({**SMALL, "mixing": "convolution", "n": 1}, MazeConfig(height=3, width=5)),
@@ -132,11 +133,15 @@ def test_candidates_whose_symbols_are_not_the_last_tokens_keep_their_board():
     assert "not the last tokens" in export.View(made(FREE["candidates"][0], grid).model).fixed
 
 
-def test_puzzles_to_check_on_are_made_by_the_family():
-    assert len(export.example_puzzles(made(KINDS["single latent"]), 2)) == 2
-    grid = GridConfig(height=2, width=2, symbols=("1", "2"))
-    with pytest.raises(UserError, match="give --data FILE"):
-        export.example_puzzles(made(KINDS["transformer"], grid), 2)
+def test_puzzles_to_check_on_are_made_by_the_family_or_are_any_boards():
+    found = made(KINDS["single latent"])
+    puzzles = export.example_puzzles(found, 2)
+    for tokens_L, answer_L in zip(puzzles.tokens_NL, puzzles.answers_NL, strict=True):
+        assert found.family.verify(tokens_L, answer_L)
+    grid = GridConfig(height=2, width=3, symbols=("1", "2"))
+    puzzles = export.example_puzzles(made(KINDS["hrm with puzzle embeddings"], grid), 20)
+    assert puzzles.tokens_NL.shape == (20, 6) and set(puzzles.tokens_NL.ravel()) == {1, 2}
+    assert set(puzzles.puzzle_N) == {0, 1, 2}
 
 
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """The command `trm page`: what it writes, and what it refuses. The page itself is tested in `tests/page`."""
 
 import json
+import re
 
 import pytest
 import tiny
@@ -43,13 +44,18 @@ def test_a_site_holds_all_that_a_browser_asks_for(tmp_path, runtime, monkeypatch
     assert not {"models/four/step.onnx", "__init__.py"} & names
     (entry,) = json.loads((tmp_path / "site/models.json").read_text())
     assert (entry["name"], entry["folder"]) == ("four", "models/four/")
+    assert len(entry["examples"]) == 2
+    html = (tmp_path / "site/index.html").read_text()
+    for file in re.findall(r'<link rel="preload" href="([^"]+)"', html):
+        assert (tmp_path / "site" / file).is_file()
 
 
-def test_a_family_that_the_page_does_not_draw_is_refused(tmp_path, runtime):
+def test_a_family_that_the_page_does_not_draw_is_refused(tmp_path, runtime, monkeypatch):
+    monkeypatch.setattr(page, "FAMILIES", ("sudoku", "maze"))
     config = PretrainedConfig(family=FutoshikiConfig(), model=ModelConfig(width=8, heads=2, layers=1))
     family = config.family.build()
     found = Pretrained(config, build(config.model, family.problem()), family, None, tmp_path)
-    with pytest.raises(UserError, match="draws sudoku and maze, not futoshiki"):
+    with pytest.raises(UserError, match="draws sudoku, maze, not futoshiki"):
         page.build([("mine", found)], tmp_path / "site")
     assert not (tmp_path / "site").exists()
 

@@ -53,7 +53,7 @@ from trm.models.embedding import (
 from trm.models.mixing import Convolution, RelationMixing
 from trm.models.recursive import LatentRecursion
 from trm.pretrained import Pretrained
-from trm.puzzles.table import Puzzles
+from trm.puzzles.table import Puzzles, from_arrays
 
 FORMAT = 1
 _OPSET = 18
@@ -233,13 +233,13 @@ class _Answer(_Graph):
 
 
 def example_puzzles(found: Pretrained, count: int) -> Puzzles:
-    """Puzzles to check a model on, made by its family; UserError where the family makes none."""
-    generator = found.config.family.data().generator()
-    if generator is None:
-        raise UserError(
-            f"puzzles of the family {found.config.family.name} cannot be generated: give --data FILE"
-        )
-    return generate(generator.model_copy(update={"test": count}), found.family, seed=0)["test"]
+    """Puzzles to check a model on: made by its family, or boards of any tokens where it makes none."""
+    family, generator = found.family, found.config.family.data().generator()
+    if generator is not None:
+        return generate(generator.model_copy(update={"test": count}), family, seed=0)["test"]
+    drawn = np.random.default_rng(0)
+    tokens_NL = drawn.integers(1, family.vocab_size, (count, family.length)).astype(np.uint8)
+    return from_arrays(tokens_NL, tokens_NL, puzzle_N=drawn.integers(0, found.config.puzzles, count))
 
 
 class Check(NamedTuple):

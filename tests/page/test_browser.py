@@ -3,120 +3,29 @@
 `make test-page` builds the site and runs these; elsewhere they are skipped where site or browser are missing.
 """
 
-import functools
-import http.server
 import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pages import AGREE, ROOT, SITE, cell, missing, opened, solved, watched
 from PIL import Image
 
 from trm import pretrained
 from trm.config import ComputeConfig
 from trm.inference.think import never, think
 from trm.puzzles.maze.config import MazeConfig
-from trm.puzzles.sudoku.config import SudokuConfig
 
-ROOT = Path(__file__).parent.parent.parent
-SITE = ROOT / "site"
 AXE = ROOT / "node_modules/axe-core/axe.min.js"
 FOUR = "2.4.......2....3"
 SIX = "..15....6.1.2......3.........3.6..21"
 FAMOUS = "8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4.."
-SLOW = 20_000  # milliseconds; the page is quick, but a machine that runs tests may be busy
-
-
-def missing(reason: str) -> None:
-    if os.environ.get("PAGE_TESTS") == "must-run":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A server of static files without a log."""
-
-    def log_message(self, format, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    if not (SITE / "models.json").is_file():
-        missing("no page in the folder site: run make page")
-    handler = functools.partial(Quiet, directory=SITE)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser(address):
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None:
-        missing("no Chromium on this machine: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser, address):
-    with watched(browser, address) as page:
-        yield page
-
-
-@contextmanager
-def watched(browser, address):
-    """A fresh page that may talk to nobody but its own server, and must not complain."""
-    with_faults: list[str] = []
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, base_url=address)
-    page = context.new_page()
-    page.set_default_timeout(SLOW)
-    page.on("console", lambda said: with_faults.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: with_faults.append(str(error)))
-    page.on("request", lambda asked: None if local(asked.url, address) else with_faults.append(asked.url))
-    yield page
-    context.close()
-    # A browser calls it an error that a server asks for a token.
-    assert not [fault for fault in with_faults if "401 (Unauthorized)" not in fault]
-
-
-def local(url: str, address: str) -> bool:
-    return url.startswith((address, "data:", "blob:"))
-
-
-def opened(page, model: str = "", puzzle: str = ""):
-    """The page at a puzzle of one's own, or as it opens."""
-    page.goto(f"#model={model}&puzzle={puzzle}" if puzzle else "")
-    page.wait_for_function("document.getElementById('scrubber').max > 0")
-    return page
-
-
-def solved(page) -> str:
-    page.wait_for_selector("#verdict.right")
-    page.wait_for_function("document.getElementById('play').textContent === 'Play'")
-    return page.text_content("#verdict")
-
-
-def cell(page, number: int):
-    return page.locator(f'[data-cell="{number}"]')
 
 
 def hash_of(page) -> str:
@@ -366,25 +275,6 @@ def test_fits_a_phone_and_has_no_serious_fault_of_accessibility(page, scheme: st
         page.goto("about:blank")
 
 
-AGREE = """async ([folder, puzzles, steps]) => {
-  const { LocalEngine } = await import("./engine.js");
-  const { families } = await import("./families/index.js");
-  const { Thinking } = await import("./thinking.js");
-  const engine = await LocalEngine.open({ folder });
-  const family = families[engine.about.family.name];
-  const answers = [];
-  for (const puzzle of puzzles) {
-    const { board, tokens } = family.parse(puzzle);
-    const thinking = new Thinking(engine, family, board, tokens);
-    for (let step = 0; step < steps; step++) await thinking.step();
-    const last = thinking.frames.at(-1).rollouts[0];
-    answers.push([Array.from(last.answer), last.halt, last.verdict.right]);
-  }
-  engine.close();
-  return answers;
-}"""
-
-
 @pytest.mark.parametrize("name", ["mini", "sudoku-9x9", "maze-30x30"])
 def test_the_browser_thinks_as_pytorch_does(page, name: str):
     count, steps = int(os.environ.get("PAGE_PUZZLES", "4")), 4
@@ -404,36 +294,6 @@ def test_the_browser_thinks_as_pytorch_does(page, name: str):
     np.testing.assert_allclose([halt for _, halt, _ in got], last.halt_A.sigmoid(), atol=0.01)
     right = [family.verify(t, a) for t, a in zip(tokens_NL, answers_NL.astype(np.uint8), strict=True)]
     assert [verdict for _, _, verdict in got] == right
-
-
-RULES = """async ([name, cases]) => {
-  const family = (await import("./families/index.js")).families[name];
-  return cases.map(([puzzle, answer]) => {
-    const { board, tokens } = family.parse(puzzle);
-    return family.verdict(board, tokens, Uint8Array.from(answer)).right;
-  });
-}"""
-
-
-@pytest.mark.parametrize("config", [SudokuConfig(box_rows=2, box_cols=3), MazeConfig(height=9, width=9)])
-def test_the_page_judges_as_the_rules_do(page, config):
-    family = config.build()
-    generator = config.data().generator().model_copy(update={"test": 6, "train": 0})
-    if config.name == "maze":
-        generator = generator.model_copy(update={"min_path": 5})
-    tokens_NL, answers_NL, _ = family.generate(generator, 1, (), lambda done: None)["test"]
-    draw = np.random.default_rng(0)
-    cases, right = [], []
-    for tokens_L, answer_L in zip(tokens_NL, answers_NL, strict=True):
-        for wrong in range(4):
-            given_L = answer_L.copy()
-            where = draw.choice(len(given_L), wrong, replace=False)
-            given_L[where] = draw.integers(1, family.vocab_size, wrong)
-            cases.append((family.text(tokens_L), given_L.tolist()))
-            right.append(family.verify(tokens_L, given_L))
-    page.goto("")
-    assert page.evaluate(RULES, [config.name, cases]) == right
-    assert {True, False} <= set(right)
 
 
 def test_every_model_of_the_site_was_checked():

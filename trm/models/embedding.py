@@ -74,7 +74,8 @@ class InputEmbedding(nn.Module):
             padded = F.pad(rows_BW, (0, self.prefix * self.width - rows_BW.shape[1]))
             x = torch.cat((padded.view(-1, self.prefix, self.width), x), dim=1)
         elif self.registers is not None:
-            x = torch.cat((self.registers.to(self.dtype).expand(len(x), -1, -1), x), dim=1)
+            batch = x.shape[0]  # `len` would be a fixed number where the model is traced
+            x = torch.cat((self.registers.to(self.dtype).expand(batch, -1, -1), x), dim=1)
         if self.positions is not None:
             x = _HALF * (x + self.positions.to(self.dtype))
         return math.sqrt(self.width) * x

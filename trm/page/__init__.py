@@ -16,9 +16,11 @@ from trm import export
 from trm.errors import UserError
 from trm.files import full_disk_is_a_user_error
 from trm.pretrained import Pretrained
+from trm.puzzles.arc.config import ArcConfig
+from trm.puzzles.arc.variants import Variants
 
 # The families that the page can draw.
-FAMILIES = ("sudoku", "maze")
+FAMILIES = ("sudoku", "maze", "futoshiki", "grid", "arc")
 RUNTIME = "onnxruntime-web"
 # The files of the runtime that a browser loads.
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -39,21 +41,26 @@ def build(
     models = list(models)
     for name, found in models:
         if (family := found.config.family.name) not in FAMILIES:
-            raise UserError(f"{name}: the page draws {' and '.join(FAMILIES)}, not {family}")
+            raise UserError(f"{name}: the page draws {', '.join(FAMILIES)}, not {family}")
     runtime = _runtime()
     export.needed()
     with full_disk_is_a_user_error(f"{folder} is not complete"), tempfile.TemporaryDirectory() as scratch:
         listed: list[dict[str, Any]] = []
         for name, found in models:
             made = Path(scratch) / name
-            export.export(
-                found, made, export.example_puzzles(found, check), lambda line, of=name: say(f"{of}: {line}")
-            )
+            puzzles = export.example_puzzles(found, check)
+            export.export(found, made, puzzles, lambda line, of=name: say(f"{of}: {line}"))
             about = json.loads((made / export.MODEL).read_text(encoding="utf-8"))
-            listed.append({"name": name, "folder": f"models/{name}/", "about": about})
+            entry = {"name": name, "folder": f"models/{name}/", "about": about}
+            if isinstance(found.config.family, ArcConfig):
+                about["ids"] = _ids(found.variants(), found.config.family)
+            if found.config.family.data().generator() is not None:
+                entry["examples"] = [found.family.text(tokens_L) for tokens_L in puzzles.tokens_NL]
+            listed.append(entry)
             into = folder / "models" / name
             into.mkdir(parents=True, exist_ok=True)
-            for file in (export.MODEL, *_graphs(about)):
+            (into / export.MODEL).write_text(json.dumps(about), encoding="utf-8")
+            for file in _graphs(about):
                 shutil.copyfile(made / file, into / file)
         front_end(folder)
         _preload(folder, listed)
@@ -64,6 +71,13 @@ def build(
             del entry["about"]["start"]  # the model's own file has it
         (folder / "models.json").write_text(json.dumps(listed), encoding="utf-8")
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _ids(variants: Variants, config: ArcConfig) -> dict[str, int]:
+    """The puzzle id of every ARC task that a model knows, as it is and in no other variant."""
+    if config.ids == "task":
+        return {name: number for number, name in enumerate(variants.names, 1)}
+    return {name: variants.ids(name)[0] for name in variants.names}
 
 
 def front_end(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import { canvasOf, curve, node } from "./draw.js";
 import { fetched, LocalEngine, ServerEngine } from "./engine.js";
 import { examples } from "./examples.js";
-import { families } from "./families/index.js";
+import { familyOf } from "./families/index.js";
 import { Gif } from "./gif.js";
 import { Thinking } from "./thinking.js";
 
@@ -35,7 +35,7 @@ function understand(text, preferred) {
   const faults = [];
   const order = [preferred, ...models.filter((each) => each !== preferred)].filter(Boolean);
   for (const entry of order) {
-    const kind = families[entry.about.family.name];
+    const { kind } = entry;
     try {
       const read = kind.parse(text);
       if (kind.fits(entry.about, read.board)) return { entry, ...read };
@@ -51,7 +51,7 @@ async function ask(text, preferred = model) {
   const read = understand(text, preferred);
   await stop();
   if (model !== read.entry) [model, tool] = [read.entry, null];
-  family = families[model.about.family.name];
+  family = model.kind;
   ({ board, tokens } = read);
   $("model").value = model.name;
   $("runs").textContent = model.server ? "It runs on the server of this page." : "It runs here, in your browser.";
@@ -86,7 +86,8 @@ function begin(play = true) {
 function remember() {
   const asked = new URLSearchParams({ model: model.name, puzzle: family.text(board, tokens) });
   history.replaceState(null, "", `#${asked}`);
-  $("text").value = family.text(board, tokens).replaceAll("/", "\n");
+  const text = family.text(board, tokens);
+  $("text").value = text.startsWith("{") ? text : text.replaceAll("/", "\n");
 }
 
 // ---------------------------------------------------------------- the loop
@@ -162,8 +163,9 @@ function verdict(now, rollout) {
   if (!now) return [exam.words, exam.fine ? "" : "wrong"];
   const { verdict, halt } = rollout;
   const believes = `the network is ${percent(halt)} sure of its answer`;
-  if (verdict.right) return [`Solved at step ${now.step}, and checked by the rules: ${verdict.words}; ${believes}.`, "right"];
   const over = !playing && at === thinking.frames.length - 1 && ended();
+  if (verdict.right) return [`Solved at step ${now.step}, and checked by the rules: ${verdict.words}; ${believes}.`, "right"];
+  if (verdict.right === null && over) return [`After step ${now.step}, ${believes}; ${verdict.words}. ${exam.words}`, ""];
   if (!over) return [`Thinking: ${verdict.words}; ${believes}.`, ""];
   let compared = "";
   if (exam.solution) {
@@ -216,8 +218,8 @@ function showRollouts(now) {
     const mark = rollout.verdict.right ? "solved" : percent(rollout.halt);
     words.textContent = `${k ? k + 1 : "1, plain"}: ${mark}${k === chosen.row ? " ★" : ""}`;
   });
-  const alike = engine.about.candidates && !thinking.noise;
-  const remark = alike ? " Under symmetries this network thinks the same in each of them: give some noise." : "";
+  const alike = (engine.about.candidates || !family.symmetry) && !thinking.noise;
+  const remark = alike ? " Without noise this network thinks the same in each of them: give some." : "";
   $("chosen").textContent = `Rollout ${chosen.row + 1} is chosen: ${chosen.why}.${remark}`;
 }
 
@@ -250,6 +252,21 @@ function layOut() {
     grid.append(line);
   }
   listTools();
+  drawAside();
+}
+
+// What a family shows beside the board.
+function drawAside() {
+  const shown = family.aside?.(board, tokens) ?? [];
+  $("aside").hidden = !shown.length;
+  $("aside").replaceChildren(
+    ...shown.map(({ words, draw }) => {
+      const figure = document.createElement("figure");
+      draw(node("svg", { role: "img", "aria-label": words }, figure));
+      figure.append(Object.assign(document.createElement("figcaption"), { textContent: words }));
+      return figure;
+    }),
+  );
 }
 
 // Say in words what every cell holds, for those who hear the page.
@@ -277,7 +294,7 @@ function listTools() {
       button.onclick = () => {
         tool = name;
         for (const each of $("tools").children) each.setAttribute("aria-checked", String(each === button));
-        $("board").classList.toggle("painting", tool === "wall" || tool === "free");
+        $("board").classList.toggle("painting", Boolean(family.drags?.(tool)));
       };
       return button;
     }),
@@ -285,10 +302,16 @@ function listTools() {
   $("hint").textContent = family.hint;
 }
 
-function listExamples() {
+// Puzzles to begin with: those of the page, and those that came with the model.
+function examplesOf({ about, kind, examples: own = [] }) {
   const fitting = examples.filter((each) => {
-    return each.family === model.about.family.name && family.fits(model.about, family.parse(each.text).board);
+    return each.family === about.family.name && kind.fits(about, kind.parse(each.text).board);
   });
+  return [...fitting, ...own.map((text, i) => ({ name: `example ${i + 1}`, text }))];
+}
+
+function listExamples() {
+  const fitting = examplesOf(model);
   const now = family.text(board, tokens);
   const own = fitting.every((each) => each.text !== now);
   $("example").replaceChildren(
@@ -324,6 +347,7 @@ function change(next) {
   playing = false;
   exam = family.examine(board, tokens);
   picture.show(tokens, null);
+  drawAside();
 }
 
 async function changed() {
@@ -443,8 +467,7 @@ $("depth").onchange = () => {
 $("disturb").onclick = () => poke((from) => thinking.addNoise(from, 1)).catch(fail);
 $("model").onchange = () => {
   const entry = models.find((each) => each.name === $("model").value);
-  const kind = families[entry.about.family.name];
-  const same = kind === family && kind.fits(entry.about, board);
+  const same = entry.about.family.name === model.about.family.name && entry.kind.fits(entry.about, board);
   ask(same ? family.text(board, tokens) : firstOf(entry), entry).catch(refuse);
 };
 $("example").onchange = () => ask($("example").value).catch(refuse);
@@ -497,17 +520,16 @@ $("animation").onclick = async () => {
 addEventListener("hashchange", () => fromAddress().catch(fail));
 
 // What was typed is wrong: say so, and change nothing.
-function refuse(error) {
+async function refuse(error) {
+  await stop(); // or what is thought next would be said in its place
   say(error.message, "wrong");
 }
 
 // ---------------------------------------------------------------- opening
 
-function firstOf(entry) {
-  const kind = families[entry.about.family.name];
-  return examples.find((each) => {
-    return each.family === entry.about.family.name && kind.fits(entry.about, kind.parse(each.text).board);
-  })?.text ?? kind.text(kind.boardOf(entry.about), kind.blank(kind.boardOf(entry.about)));
+function firstOf({ about, kind, ...entry }) {
+  const blank = () => kind.text(kind.boardOf(about), kind.blank(kind.boardOf(about)));
+  return examplesOf({ about, kind, ...entry })[0]?.text ?? blank();
 }
 
 async function fromAddress() {
@@ -526,6 +548,9 @@ async function fromAddress() {
 
 try {
   models = await (await fetched("models.json")).json();
+  for (const entry of models) entry.kind = familyOf(entry.about);
+  models = models.filter(({ kind }) => kind);
+  if (!models.length) throw new Error("there is no model that this page can draw");
   for (const { name } of models) $("model").append(new Option(name));
   await fromAddress();
 } catch (error) {

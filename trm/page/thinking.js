@@ -19,7 +19,7 @@ export class Thinking {
     this.length = board.length;
     const plain = { cells: null, tokens: null };
     this.ways = Array.from({ length: rollouts }, (_, row) =>
-      row && symmetries ? family.symmetry(board, Math.random) : plain,
+      row && symmetries && family.symmetry ? family.symmetry(board, Math.random) : plain,
     );
     this.frames = []; // one for every cycle, of all rollouts
     this.steps = 0;
@@ -98,6 +98,8 @@ export class Thinking {
         chance[to * V + token] = p;
         if (p > best) [best, answer[to]] = [p, token];
       }
+      // Training says nothing of what is outside of a puzzle.
+      if (this.engine.about.same_cells && !this.tokens[to]) answer[to] = 0;
     }
     return { chance, answer };
   }

@@ -1,6 +1,7 @@
 // Mazes: a shortest path from S to G. Tokens: 1 = wall, 2 = free, 3 = start, 4 = goal, 5 = path.
 
 import { flash, node } from "../draw.js";
+import { turned } from "./symmetry.js";
 
 const CHARS = "?# SGo";
 const [WALL, FREE, START, GOAL, PATH] = [1, 2, 3, 4, 5];
@@ -48,6 +49,7 @@ export const maze = {
     ["free", FREE],
   ],
   first: "goal",
+  drags: (tool) => tool === "wall" || tool === "free",
 
   boardOf: ({ family }) => board(family.height, family.width),
 
@@ -133,18 +135,7 @@ export const maze = {
     return { right: !wrong.size && way === length && way === shortest && shortest > 0, wrong, words };
   },
 
-  // Rotations and reflections that keep the shape.
-  symmetry({ rows, columns, length }, random) {
-    const flipRows = random() < 0.5;
-    const flipColumns = random() < 0.5;
-    const swap = rows === columns && random() < 0.5;
-    const cells = Array.from({ length }, (_, at) => {
-      let [r, c] = [Math.floor(at / columns), at % columns];
-      if (swap) [r, c] = [c, r];
-      return (flipRows ? rows - 1 - r : r) * columns + (flipColumns ? columns - 1 - c : c);
-    });
-    return { cells, tokens: null };
-  },
+  symmetry: (board, random) => ({ cells: turned(board, random), tokens: null }),
 
   draw(svg, { rows, columns, length }) {
     svg.setAttribute("viewBox", `-2 -2 ${columns * UNIT + 4} ${rows * UNIT + 4}`);

@@ -1,10 +1,11 @@
 // Sudoku of any box shape. Tokens: 0 = padding, 1 = blank, 2.. = the digits 1...
 
-import { flash, node } from "../draw.js";
+import { drawCells } from "./cells.js";
+import { clashes, examined } from "./exact.js";
+import { shuffled } from "./symmetry.js";
 
 const BLANK = 1;
 const DIGITS = "123456789ABCDEFGHIJKLMNOP";
-const UNIT = 36; // of a cell, in the picture
 
 function boxOf(side) {
   for (let rows = Math.floor(Math.sqrt(side)); rows > 1; rows--) if (side % rows === 0) return [rows, side / rows];
@@ -29,77 +30,8 @@ function houses({ boxRows, boxCols, side }) {
   return all;
 }
 
-// Cells that hold a digit twice in some house.
-function clashes(board, tokens) {
-  const wrong = new Set();
-  for (const house of houses(board)) {
-    const seen = new Map();
-    for (const cell of house) {
-      if (tokens[cell] <= BLANK) continue;
-      if (seen.has(tokens[cell])) wrong.add(cell).add(seen.get(tokens[cell]));
-      seen.set(tokens[cell], cell);
-    }
-  }
-  return wrong;
-}
-
-// Solutions by exact search, at most `limit`; null where that takes too long.
-function solutions(board, tokens, limit, budget = 200_000) {
-  const { boxRows, boxCols, side } = board;
-  const grid = Uint8Array.from(tokens, (token) => Math.max(0, token - 1));
-  const full = 2 ** side - 1;
-  const [rows, columns, boxes] = [0, 1, 2].map(() => new Int32Array(side));
-  const box = (r, c) => Math.floor(r / boxRows) * boxRows + Math.floor(c / boxCols);
-  const flip = (r, c, bit) => {
-    rows[r] ^= bit;
-    columns[c] ^= bit;
-    boxes[box(r, c)] ^= bit;
-  };
-  grid.forEach((digit, cell) => {
-    if (digit) flip(Math.floor(cell / side), cell % side, 1 << (digit - 1));
-  });
-  const found = [];
-  const search = () => {
-    if (budget-- < 0) return false;
-    let best = -1;
-    let fewest = side + 1;
-    let options = 0;
-    for (let cell = 0; cell < grid.length && fewest > 1; cell++) {
-      if (grid[cell]) continue;
-      const [r, c] = [Math.floor(cell / side), cell % side];
-      const free = full & ~(rows[r] | columns[c] | boxes[box(r, c)]);
-      let count = 0;
-      for (let bits = free; bits; bits &= bits - 1) count++;
-      if (count < fewest) [best, fewest, options] = [cell, count, free];
-    }
-    if (best < 0) {
-      found.push(Uint8Array.from(grid, (digit) => digit + 1));
-      return found.length < limit;
-    }
-    const [r, c] = [Math.floor(best / side), best % side];
-    for (let bits = options; bits; bits &= bits - 1) {
-      const bit = bits & -bits;
-      grid[best] = Math.log2(bit) + 1;
-      flip(r, c, bit);
-      const on = search();
-      flip(r, c, bit);
-      grid[best] = 0;
-      if (!on) return false;
-    }
-    return true;
-  };
-  search();
-  return budget < 0 && found.length < limit ? null : found;
-}
-
-const shuffled = (count, random) => {
-  const order = [...Array(count).keys()];
-  for (let i = count - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    [order[i], order[j]] = [order[j], order[i]];
-  }
-  return order;
-};
+// Digits as numbers from 1; 0 is blank.
+const digits = (tokens) => tokens.map((token) => Math.max(0, token - BLANK));
 
 export const sudoku = {
   title: "Sudoku",
@@ -152,21 +84,17 @@ export const sudoku = {
     return tokens.with(cell, clear ? BLANK : digit + 2);
   },
 
-  // What is to be said of a puzzle before anybody thinks about it.
+  houses,
+
   examine(board, tokens) {
-    const wrong = clashes(board, tokens);
-    if (wrong.size) return { fine: false, words: "Contradictory clues: a digit stands twice in a row, column or box." };
-    if (board.side > 9) return { fine: true, words: "" };
-    const found = solutions(board, tokens, 2);
-    if (found === null) return { fine: true, words: "The exact solver gave up counting solutions." };
-    if (!found.length) return { fine: false, words: "The exact solver finds no solution: a clue must be wrong." };
-    if (found.length > 1) return { fine: false, words: "The puzzle has several solutions: the network may not settle." };
-    return { fine: true, words: "The exact solver finds one solution.", solution: found[0] };
+    const puzzle = { values: digits(tokens), symbols: board.side, houses: houses(board) };
+    const exam = examined(puzzle, "a digit stands twice in a row, column or box");
+    return { ...exam, solution: exam.solution?.map((digit) => digit + BLANK) };
   },
 
   // Whether an answer is right, by the rules alone.
   verdict(board, tokens, answer) {
-    const wrong = clashes(board, answer);
+    const wrong = clashes(houses(board), digits(answer));
     for (let cell = 0; cell < board.length; cell++)
       if (answer[cell] <= BLANK || (tokens[cell] > BLANK && tokens[cell] !== answer[cell])) wrong.add(cell);
     const words = wrong.size ? `${wrong.size} cells break the rules` : "every row, column and box holds each digit once";
@@ -182,52 +110,15 @@ export const sudoku = {
     return { cells, tokens: [0, BLANK, ...shuffled(side, random).map((digit) => digit + 2)] };
   },
 
-  // A picture that is kept up to date by `show(tokens, rollout or null)`.
-  draw(svg, { side, boxRows, boxCols, length }) {
-    const size = side * UNIT;
-    svg.setAttribute("viewBox", `-2 -2 ${size + 4} ${size + 4}`);
-    const across = Math.ceil(Math.sqrt(side));
-    const cells = Array.from({ length }, (_, at) => {
-      const [x, y] = [(at % side) * UNIT, Math.floor(at / side) * UNIT];
-      const group = node("g", { transform: `translate(${x} ${y})` }, svg);
-      const back = node("rect", { width: UNIT, height: UNIT, class: "cell" }, group);
-      const marks = Array.from({ length: side }, (_, digit) => {
-        const place = (UNIT - 4) / across;
-        const mark = node("text", { class: "mark", "font-size": place * 0.9 }, group);
-        mark.setAttribute("x", 2 + ((digit % across) + 0.5) * place);
-        mark.setAttribute("y", 2.5 + (Math.floor(digit / across) + 0.5) * place);
-        mark.textContent = DIGITS[digit];
-        return mark;
-      });
-      const large = node("text", { x: UNIT / 2, y: UNIT / 2, "font-size": UNIT * 0.62 }, group);
-      return { back, marks, large };
+  draw(svg, board) {
+    return drawCells(svg, board, {
+      vocabulary: board.side + 2,
+      symbols: [...DIGITS.slice(0, board.side)].map((digit, i) => [i + 2, digit]),
+      text: (token) => (token > BLANK ? DIGITS[token - 2] : ""),
+      clue: (token) => token > BLANK,
+      wrong: (tokens) => clashes(houses(board), digits(tokens)),
+      boxes: { rows: board.boxRows, columns: board.boxCols },
     });
-    for (let i = 0; i <= side; i++) {
-      const at = i * UNIT;
-      node("path", { d: `M${at} 0V${size}`, class: i % boxCols ? "line" : "line thick" }, svg);
-      node("path", { d: `M0 ${at}H${size}`, class: i % boxRows ? "line" : "line thick" }, svg);
-    }
-    const V = side + 2;
-    return {
-      show(tokens, rollout) {
-        const wrong = rollout ? rollout.verdict.wrong : clashes({ side, boxRows, boxCols }, tokens);
-        cells.forEach(({ back, marks, large }, at) => {
-          const clue = tokens[at] > BLANK;
-          const best = clue ? tokens[at] : rollout ? rollout.answer[at] : BLANK;
-          const sure = clue ? 1 : rollout ? rollout.chance[at * V + best] : 0;
-          const settled = sure > 0.9 && best > BLANK;
-          large.textContent = settled ? DIGITS[best - 2] : "";
-          large.setAttribute("class", clue ? "clue" : "answer");
-          back.classList.toggle("wrong", wrong.has(at) && (clue || settled));
-          back.classList.toggle("given", clue);
-          marks.forEach((mark, digit) => {
-            const p = !settled && rollout ? rollout.chance[at * V + digit + 2] : 0;
-            mark.setAttribute("opacity", p < 0.02 ? 0 : (0.15 + 0.85 * p).toFixed(2));
-          });
-        });
-        if (rollout) flash(rollout.changed.filter((at) => tokens[at] <= BLANK).map((at) => cells[at].back));
-      },
-    };
   },
 
   // A cell in words.
