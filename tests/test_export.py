@@ -15,6 +15,8 @@ from trm import cli, export, pretrained
 from trm.config import ModelConfig
 from trm.errors import UserError
 from trm.models import build
+from trm.models.candidates import Candidates
+from trm.models.embedding import OUT
 from trm.pretrained import Pretrained, PretrainedConfig
 from trm.puzzles.grid.config import GridConfig
 from trm.puzzles.maze.config import MazeConfig
@@ -111,6 +113,30 @@ def test_graphs_of_weights_for_every_board_take_other_boards(kind: str, tmp_path
         np.testing.assert_allclose(got["y"].reshape(state.y_BSD.shape), state.y_BSD, atol=1e-4)
         if kind == "candidates":
             np.testing.assert_allclose(got["conflict"], out.conflict_BL, atol=1e-4)
+    assert about["searches"] == (kind == "candidates")
+
+
+def test_a_negative_token_rules_symbols_out(tmp_path):
+    options, family = FREE["candidates"]
+    found = made(options, family)
+    export.export(found, tmp_path / "out", drawn(found))
+    runner = export.Runner(tmp_path / "out", json.loads((tmp_path / "out/model.json").read_text()))
+    model, view = found.model, export.View(found.model)
+    assert isinstance(model, Candidates)
+    tokens_BL = torch.ones(1, 36, dtype=torch.long)
+    tokens_BL[0, 3] = 4
+    kind_BLN = model.kinds_of(tokens_BL).view(1, 36, 6)
+    tokens_BL[0, 7], tokens_BL[0, 35] = -0b000101, -0b100000
+    kind_BLN[0, 7, [0, 2]] = kind_BLN[0, 35, 5] = OUT
+    with torch.inference_mode():
+        state = model.initial_state(1)
+        values = {"tokens": tokens_BL.view(1, *view.cells).numpy()}
+        values |= {n: v.reshape(1, *view.positions, -1).numpy() for n, v in zip("yz", state, strict=True)}
+        _, out = model.step(state, model.encode_kinds(kind_BLN.flatten(1)))
+        _, open_ = model.step(state, model.encode(tokens_BL.clamp_min(1), tokens_BL[:, 0]))
+    got = runner.call(["step"], values)["logits"]
+    np.testing.assert_allclose(got, out.logits_BLV, atol=1e-4)
+    assert np.abs(got - open_.logits_BLV.numpy()).max() > 0.01  # and that makes a difference
 
 
 def test_graphs_that_differ_are_not_written(tmp_path, monkeypatch):

@@ -65,7 +65,10 @@ _BATCH = 4
 
 @final
 class _FreeEmbedding(nn.Module):
-    """As `CandidateEmbedding`, for any number of symbols: kinds are computed instead of looked up."""
+    """As `CandidateEmbedding`, for any number of symbols: kinds are computed instead of looked up.
+
+    A negative token is an open cell with symbols ruled out: bit n of it, without its sign, is symbol n.
+    """
 
     def __init__(self, embed: CandidateEmbedding, first: int):
         super().__init__()
@@ -75,8 +78,11 @@ class _FreeEmbedding(nn.Module):
         del puzzle_B
         symbol_BL1 = (tokens_BL - self.first).unsqueeze(-1)
         is_symbol_BL1 = (symbol_BL1 >= 0) & (symbol_BL1 < self.symbols)
-        given_BLN = symbol_BL1 == torch.arange(self.symbols)
-        kind_BLN = torch.where(given_BLN, GIVEN, torch.where(is_symbol_BL1, OUT, OPEN))
+        number_N = torch.arange(self.symbols)
+        given_BLN = symbol_BL1 == number_N
+        bits_BL1 = (-tokens_BL).clamp_min(0).unsqueeze(-1)
+        ruled_out_BLN = torch.div(bits_BL1, 2**number_N, rounding_mode="floor") % 2 == 1
+        kind_BLN = torch.where(given_BLN, GIVEN, torch.where(is_symbol_BL1 | ruled_out_BLN, OUT, OPEN))
         return self.embed.embed_kinds(kind_BLN.flatten(1))
 
 
@@ -443,6 +449,8 @@ def described(found: Pretrained, view: View) -> dict[str, Any]:
         "positions": list(view.positions),
         "any_board": not view.fixed,
         "candidates": isinstance(model, Candidates),
+        # Its graphs can be told that a symbol is out, and say when nothing is left.
+        "searches": isinstance(model, Candidates) and model.conflict_head is not None and not view.fixed,
         "family": config.family.model_dump(mode="json"),
         "board": found.family.board,
         "signs": [sign._asdict() for sign in found.family.signs()],

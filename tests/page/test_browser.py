@@ -14,11 +14,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from pages import AGREE, ROOT, SITE, cell, missing, opened, solved, watched
+from pages import AGREE, ROOT, SITE, SLOW, cell, missing, opened, solved, watched
 from PIL import Image
 
 from trm import pretrained
-from trm.config import ComputeConfig
+from trm.config import ComputeConfig, Effort
+from trm.inference.solver import Solver
 from trm.inference.think import never, think
 from trm.puzzles.maze.config import MazeConfig
 
@@ -294,6 +295,64 @@ def test_the_browser_thinks_as_pytorch_does(page, name: str):
     np.testing.assert_allclose([halt for _, halt, _ in got], last.halt_A.sigmoid(), atol=0.01)
     right = [family.verify(t, a) for t, a in zip(tokens_NL, answers_NL.astype(np.uint8), strict=True)]
     assert [verdict for _, _, verdict in got] == right
+
+
+SEARCH = """async ([folder, puzzles]) => {
+  const { LocalEngine } = await import("./engine.js");
+  const { familyOf } = await import("./families/index.js");
+  const { Searching } = await import("./search.js");
+  const engine = await LocalEngine.open({ folder });
+  const family = familyOf(engine.about);
+  const found = [];
+  for (const puzzle of puzzles) {
+    const { board, tokens } = family.parse(puzzle);
+    const search = new Searching(engine, family, board, tokens);
+    while (!search.ended()) await search.step();
+    const { answer, verdict } = search.frames.at(-1).rollouts[0];
+    found.push([family.text(board, answer), verdict.right, search.steps, search.decisions, search.takenBack]);
+  }
+  engine.close();
+  return found;
+}"""
+
+
+def test_the_search_is_that_of_the_package(page):
+    found = pretrained.load("sudoku-9x9", ComputeConfig(device="cpu", kernels="torch"))
+    solver = Solver(found.model, found.family, found.config.steps, found)
+    generator = found.config.family.data().generator().model_copy(update={"test": 6, "train": 0})
+    tokens_NL = found.family.generate(generator, 5, (), lambda done: None)["test"][0]
+    texts = [FAMOUS, *map(found.family.text, tokens_NL)]
+    plain = solver.solve(texts, Effort(early_stop=False))
+    # Short searches: in long ones rounding decides between branches that look alike.
+    searched = [each for each in solver.solve(texts, Effort(search=8)) if each.verified]
+    hard = [each for each in searched if each.decisions and not plain[texts.index(each.puzzle)].verified]
+    assert hard, "choose harder puzzles: steps alone solve these"
+    page.goto("")
+    got = page.evaluate(SEARCH, ["models/sudoku-9x9/", [each.puzzle for each in hard]])
+    expected = [(each.answer, True, each.steps, each.decisions, each.take_backs) for each in hard]
+    assert [tuple(each) for each in got] == expected
+
+
+def test_a_search_ends_where_there_is_no_answer(page):
+    page.goto("")
+    # In the second the rules of one house leave open what those of several do not.
+    texts = ["123....4........", "24..3..21..3...."]
+    for _, right, steps, _, _ in page.evaluate(SEARCH, ["models/sudoku-9x9/", texts]):
+        assert not right and steps < 500
+
+
+def test_the_page_searches(page):
+    opened(page, "sudoku-9x9", FAMOUS)
+    page.locator("#speed").fill("10")
+    page.check("#search")
+    page.wait_for_selector("#verdict.right", timeout=6 * SLOW)
+    assert re.match(r"step \d+, \d+ decisions, \d+ taken back", page.text_content("#where"))
+    page.click('[data-tool="erase"]')
+    cell(page, 1).click()
+    page.wait_for_function("document.getElementById('note').textContent.includes('poked')")
+    page.select_option("#model", "mini")
+    page.wait_for_function("location.hash.includes('model=mini')")
+    assert page.is_disabled("#search")
 
 
 def test_every_model_of_the_site_was_checked():

@@ -5,6 +5,7 @@ import { fetched, LocalEngine, ServerEngine } from "./engine.js";
 import { examples } from "./examples.js";
 import { familyOf } from "./families/index.js";
 import { Gif } from "./gif.js";
+import { Searching } from "./search.js";
 import { Thinking } from "./thinking.js";
 
 const $ = (id) => document.getElementById(id);
@@ -73,15 +74,22 @@ async function ask(text, preferred = model) {
 // Think about the puzzle from the start.
 function begin(play = true) {
   exam = family.examine(board, tokens);
-  const rollouts = Number($("count").value);
+  const searches = canSearch() && $("search").checked;
+  const rollouts = searches ? 1 : Number($("count").value);
   const noise = rollouts > 1 ? Number($("noise").value) : 0;
-  thinking = new Thinking(engine, family, board, tokens, { rollouts, noise });
+  thinking = searches
+    ? new Searching(engine, family, board, tokens)
+    : new Thinking(engine, family, board, tokens, { rollouts, noise });
+  $("search").disabled = !canSearch();
   [at, row, beyond] = [-1, null, false];
   drawRollouts(rollouts);
   remember();
   show();
   if (play && exam.fine) start();
 }
+
+// A search rules symbols out, which a puzzle in text cannot say to a server.
+const canSearch = () => Boolean(engine.about.searches && !model.server && family.houses);
 
 function remember() {
   const asked = new URLSearchParams({ model: model.name, puzzle: family.text(board, tokens) });
@@ -95,7 +103,7 @@ function remember() {
 const depth = () => Math.min(256, Math.max(1, Number($("depth").value) || 1));
 const delay = () => ($("speed").value === "10" ? 0 : 700 * 0.62 ** $("speed").value);
 
-const ended = () => thinking.steps >= depth() || (!beyond && (thinking.solved || thinking.settled));
+const ended = () => thinking.ended(depth(), beyond);
 
 async function loop() {
   while (playing) {
@@ -148,7 +156,7 @@ function show() {
   const last = thinking.frames.length;
   Object.assign($("scrubber"), { max: last, value: at + 1 });
   const cycles = engine.about.calls.filter((call) => call === "answer").length;
-  const where = now ? `step ${now.step}, cycle ${now.cycle + 1} of ${cycles}` : "before the first step";
+  const where = now ? (now.where ?? `step ${now.step}, cycle ${now.cycle + 1} of ${cycles}`) : "before the first step";
   $("where").textContent = where;
   $("scrubber").setAttribute("aria-valuetext", where);
   $("disturb").disabled = !thinking.canPoke(pokeFrame());
@@ -172,7 +180,8 @@ function verdict(now, rollout) {
     const differ = exam.solution.reduce((sum, token, cell) => sum + (token !== rollout.answer[cell]), 0);
     compared = ` The exact solver's answer differs in ${differ} cells.`;
   }
-  const advice = thinking.steps >= depth() ? "Give it more depth, rollouts with noise, or a poke." : "Press Play to let it think on.";
+  const search = canSearch() ? "Let it search, or give it more depth" : "Give it more depth";
+  const advice = thinking.advice ?? (thinking.steps >= depth() ? `${search}, rollouts with noise, or a poke.` : "Press Play to let it think on.");
   const hint = exam.fine ? advice : exam.words;
   return [`Not solved: ${verdict.words}${halt > 0.5 ? ", though" : ";"} ${believes}.${compared} ${hint}`, "wrong"];
 }
@@ -333,7 +342,7 @@ function pokeFrame() {
 async function poke(act) {
   await stop();
   const from = pokeFrame();
-  if (!thinking.canPoke(from)) return;
+  if (!thinking.canPoke(from)) return note("nothing was kept here that can be poked");
   act(from);
   at = thinking.frames.length - 1;
   beyond = false;
@@ -352,7 +361,7 @@ function change(next) {
 
 async function changed() {
   await stop();
-  if (!$("keep").checked || !thinking.frames.length) begin();
+  if (!$("keep").checked || !thinking.frames.length || !thinking.canPoke(pokeFrame())) begin();
   else {
     remember();
     await poke((from) => {
@@ -457,7 +466,7 @@ $("scrubber").oninput = async () => {
   at = Math.min(wanted, thinking.frames.length - 1);
   show();
 };
-$("count").onchange = $("noise").onchange = async () => {
+$("count").onchange = $("noise").onchange = $("search").onchange = async () => {
   await stop();
   begin();
 };

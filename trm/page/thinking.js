@@ -127,6 +127,11 @@ export class Thinking {
     return Boolean(this.pokes.at(-1) !== this.steps && last?.whole && last.rollouts.some((rollout) => rollout.verdict.right));
   }
 
+  // Whether to stop by itself; `beyond` is to think on although an answer stands.
+  ended(depth, beyond) {
+    return this.steps >= depth || (!beyond && (this.solved || this.settled));
+  }
+
   // Which rollout's answer counts, and why.
   choose(frame) {
     const rollouts = frame.rollouts;

@@ -47,7 +47,7 @@ export function drawCells(svg, { rows, columns, length }, look) {
         const settled = clue || !marks.length || (sure > 0.9 && symbols.has(best));
         const text = settled ? look.text(best) : "";
         large.textContent = text;
-        large.setAttribute("class", clue ? "clue" : "answer");
+        large.setAttribute("class", look.clue(tokens[at]) ? "clue" : "answer");
         large.setAttribute("font-size", (UNIT * 0.62) / Math.max(1, 0.6 * text.length));
         back.classList.toggle("wrong", wrong.has(at) && settled);
         back.classList.toggle("given", look.clue(tokens[at]) && tokens[at] > 0);
