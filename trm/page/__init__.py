@@ -91,14 +91,20 @@ def front_end(folder: Path) -> None:
 
 
 def _preload(folder: Path, listed: list[dict[str, Any]]) -> None:
-    """Let the browser fetch at once what it will need for the first model: the runtime, then its graphs."""
-    files = [f"vendor/{RUNTIME_FILES[-1]}"]
-    for entry in listed[:1]:
-        files += [entry["folder"] + name for name in (export.MODEL, *_graphs(entry["about"]))]
-    links = [f'    <link rel="preload" href="{file}" as="fetch" crossorigin />\n' for file in files]
+    """Let the browser fetch at once what it will need: the scripts and the first model.
+
+    Not the runtime: it is too large for some caches, and the worker would fetch it once more.
+    """
+    files = [
+        entry["folder"] + name for entry in listed[:1] for name in (export.MODEL, *_graphs(entry["about"]))
+    ]
+    scripts = sorted({*folder.glob("*.js"), *folder.glob("families/*.js")} - {folder / "worker.js"})
+    links = [f'<link rel="modulepreload" href="{file.relative_to(folder)}" />' for file in scripts]
+    links += [f'<link rel="preload" href="{file}" as="fetch" crossorigin />' for file in files]
     path = folder / "index.html"
     html = path.read_text(encoding="utf-8")
-    path.write_text(html.replace("  </head>\n", "".join(links) + "  </head>\n"), encoding="utf-8")
+    text = "".join(f"    {link}\n" for link in links)
+    path.write_text(html.replace("  </head>\n", text + "  </head>\n"), encoding="utf-8")
 
 
 def _graphs(about: dict[str, Any]) -> list[str]:

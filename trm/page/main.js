@@ -52,6 +52,7 @@ async function ask(text, preferred = model) {
   const read = understand(text, preferred);
   await stop();
   if (model !== read.entry) [model, tool] = [read.entry, null];
+  const opening = engineOf(model); // while the board is drawn
   family = model.kind;
   ({ board, tokens } = read);
   $("model").value = model.name;
@@ -64,7 +65,7 @@ async function ask(text, preferred = model) {
   const main = document.querySelector("main");
   main.inert = true;
   try {
-    engine = await engineOf(model);
+    engine = await opening;
   } finally {
     main.inert = false;
   }

@@ -5,6 +5,9 @@ import * as ort from "./vendor/ort.wasm.min.mjs";
 ort.env.wasm.numThreads = 1; // more would need headers that static hosts do not send
 ort.env.wasm.wasmPaths = new URL("vendor/", import.meta.url).href;
 
+// A session of nothing fails, but not before the runtime is there: what takes longest begins before any model is known.
+ort.InferenceSession.create(new Uint8Array()).catch(() => {});
+
 let about, sessions;
 
 async function open(folder) {
