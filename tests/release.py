@@ -22,11 +22,13 @@ SERVE = """
 import json, subprocess, urllib.request
 command = ["trm", "serve", "run", "--port", "0"]
 with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-    address = server.stderr.readline().split(": ")[0]
-    body = json.dumps({"puzzles": ["12..34..2...4..."]}).encode()
-    request = urllib.request.Request(address + "/v1/solve", body, {"Content-Type": "application/json"})
-    print(urllib.request.urlopen(request).read().decode())
-    server.terminate()
+    try:
+        address = server.stderr.readline().split(": ")[0]
+        body = json.dumps({"puzzles": ["..2.42..31.....1"]}).encode()
+        request = urllib.request.Request(address + "/v1/solve", body, {"Content-Type": "application/json"})
+        print(urllib.request.urlopen(request).read().decode())
+    finally:
+        server.terminate()
 """
 # Of each extra: what needs it, where `try_out` has been, and what is then there, or is printed.
 EXTRAS = {
