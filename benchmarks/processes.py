@@ -13,9 +13,11 @@ else the machine does slows all of them; ratios are taken within a round.
 """
 
 import json
+import os
+import socket
 import statistics
 import tempfile
-import uuid
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +26,6 @@ from unittest import mock
 import torch
 import tyro
 from safetensors.torch import load_file
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from trm.config import parse
 from trm.models import RecursiveModel, build
@@ -62,21 +63,31 @@ def settings(name: Name, dtype: Dtype, **train: object) -> RunConfig:
 
 
 def run(config: RunConfig, folder: Path, legs: list[Leg], nudge: bool = False) -> None:
-    """Train."""
+    """Train by forks of this process, which spares them the imports."""
     for leg in legs:
-        how = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=leg.count,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            start_method="fork",  # spares them the imports
-            max_restarts=0,
-            monitor_interval=0.1,
-        )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         resumed = (folder / "config.yaml").exists()
-        elastic_launch(how, work)(None if resumed else config, folder, leg, nudge)
+        children = []
+        for rank in range(leg.count):
+            if child := os.fork():
+                children.append(child)
+                continue
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": leg.count, "LOCAL_WORLD_SIZE": leg.count}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "benchmark"}
+            os.environ |= {name: str(value) for name, value in place.items()}
+            code = 1
+            try:
+                work(None if resumed else config, folder, leg, nudge)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        codes = [os.waitpid(child, 0)[1] for child in children]
+        if any(codes):
+            raise SystemExit("a process failed; see above")
 
 
 def work(config: RunConfig | None, folder: Path, leg: Leg, nudge: bool) -> None:

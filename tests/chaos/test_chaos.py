@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 import together
+import torch
 from test_train import config, weights
 
 from trm import pretrained, processes
 from trm.config import dump_config
 from trm.errors import UserError
 from trm.inference import evaluate
-from trm.training import checkpoint, loop
+from trm.training import checkpoint, history, loop
 from trm.training.loop import train
 
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -38,7 +39,7 @@ SETTINGS = config(
 @pytest.fixture(scope="module", autouse=True)
 def forks_inherit_what_is_compiled(tmp_path_factory) -> None:
     train(SETTINGS, tmp_path_factory.mktemp("first") / "run", stop_after=1)
-    processes.MEETING = timedelta(minutes=1)  # one may be killed before it has met the other
+    processes.MEETING = timedelta(seconds=20)  # one may be killed before it has met the other
 
 
 def go_on(folder: Path) -> None:
@@ -211,6 +212,43 @@ def test_a_request_to_stop_comes_at_a_bad_moment(
     assert bool(checkpoint.steps_saved(folder / "checkpoints")) == saves
     together.together(1, lambda: go_on(folder), tmp_path / "log")
     assert weights(folder) == undisturbed(1)[0] and nothing_is_left_over(folder)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")  # of torch's compiler
+def test_a_request_to_stop_comes_while_torch_compiles(tmp_path: Path, undisturbed, monkeypatch):
+    """The step that had begun is taken, compiled, and saved."""
+    folder, compile_, asked = tmp_path / "run", torch.nn.Module.compile, []
+
+    def as_it_is(graph: torch.fx.GraphModule, _: object) -> Callable:
+        if not asked:
+            asked.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_(self, backend=as_it_is))
+    settings = SETTINGS.model_copy(
+        update={"compute": SETTINGS.compute.model_copy(update={"compile": "block"})}
+    )
+    ids = together.start(1, lambda: train(settings, folder).signal or 0, tmp_path / "log")
+    assert together.join(ids) == [signal.SIGTERM], (tmp_path / "log0").read_text()
+    assert checkpoint.steps_saved(folder / "checkpoints") == [1]
+    together.together(1, lambda: go_on(folder), tmp_path / "log")
+    assert weights(folder) == undisturbed(1)[0] and nothing_is_left_over(folder)
+
+
+def test_the_clock_jumps(tmp_path: Path, undisturbed, monkeypatch):
+    """Whenever it is read, it is another day; and what was written last looks oldest."""
+    folder, real, day = tmp_path / "run", time.time, 86_400
+    chance = random.Random(0)
+    monkeypatch.setattr(time, "time", lambda: real() + chance.randint(-10_000, 10_000) * day)
+    together.together(1, lambda: train(SETTINGS, folder, stop_after=4) and None, tmp_path / "log")
+    for age, path in enumerate(sorted(folder.rglob("*"), key=lambda each: each.stat().st_mtime_ns)):
+        os.utime(path, (real() + (50 - age) * day,) * 2)
+    together.together(1, lambda: go_on(folder), tmp_path / "log")
+    assert weights(folder) == undisturbed(1)[0]
+    monkeypatch.setattr(time, "time", lambda: real() - 100 * day)
+    run = history.read(folder)
+    assert (run.state, run.step, run.changed) == ("finished", 8, 0)
 
 
 def test_two_runs_in_one_folder(tmp_path: Path, undisturbed):

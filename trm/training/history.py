@@ -123,11 +123,12 @@ def read(folder: Path) -> Run:
     found = lines(folder)
     trained = [line for line in found if line["kind"] == "train"]
     saved = _saved(folder)
-    changed = time.time() - max(
+    newest = max(
         path.stat().st_mtime
         for path in (folder / "config.yaml", folder / "metrics.jsonl", folder / "last")
         if path.exists()
     )
+    changed = max(0.0, time.time() - newest)  # the clock may have been put back
     return Run(
         folder=str(folder),
         name=name,
