@@ -2,8 +2,8 @@
 
     python benchmarks/page.py [--site site] [--loads 9]
 
-Every load has a browser context of its own, so nothing is in its cache. Times are those of the page's own clock,
-from the start of the navigation; the server of files is this process. Needs playwright and Chromium.
+Every load has a browser context of its own, so nothing is in its cache. Times are those of the page's own
+clock, from the start of the navigation; the server of files is this process. Needs playwright and Chromium.
 """
 
 import functools
@@ -18,16 +18,23 @@ import tyro
 
 MARKS = """
 document.addEventListener("DOMContentLoaded", () => {
-  const note = (name) => performance.getEntriesByName(name).length || performance.mark(name);
-  const watch = (id, names, look) => new MutationObserver(look).observe(document.getElementById(id), names);
-  watch("scrubber", { attributes: true }, () => document.getElementById("scrubber").max > 0 && note("thought"));
-  watch("verdict", { attributes: true }, () => document.getElementById("verdict").className === "right" && note("solved"));
+  const watch = (id, name, reached) => {
+    const element = document.getElementById(id);
+    const seen = new MutationObserver(() => {
+      if (!reached(element)) return;
+      seen.disconnect();
+      performance.mark(name);
+    });
+    seen.observe(element, { attributes: true });
+  };
+  watch("scrubber", "thought", (scrubber) => scrubber.max > 0);
+  watch("verdict", "solved", (verdict) => verdict.className === "right");
 });
 """
 TIMES = """() => {
   const at = (name) => performance.getEntriesByName(name)[0].startTime;
-  const files = performance.getEntriesByType("resource");
-  return { thought: at("thought"), solved: at("solved"), files: files.map((file) => [file.name, file.responseEnd]) };
+  const files = performance.getEntriesByType("resource").map((file) => [file.name, file.responseEnd]);
+  return { thought: at("thought"), solved: at("solved"), files };
 }"""
 
 
