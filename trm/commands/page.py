@@ -18,8 +18,8 @@ def page(models: Positional[tuple[str, ...]] = (), /, *, out: Path | None = None
       python -m http.server --directory site
 
     Args:
-        models: Weights, each a model folder, a training run, bundled weights by name, or a hub repository. The
-            page opens with the first.
+        models: Weights, each a model folder, a training run, bundled weights by name, or a hub repository.
+            The page opens with the first.
         out: Folder to write; files of an older page are replaced.
         check: Number of puzzles on which every export is checked.
     """
