@@ -115,7 +115,7 @@ _COMMANDS = {  # what the list of commands says of each; its module is imported 
     "plot": "Draw loss and accuracy of one or several runs beside each other.",
     "export": "Write a model as ONNX graphs, for callers without PyTorch; or for the original code.",
     "page": "Write a web page that runs models in the browser and shows them think.",
-    "serve": "Answer puzzles over HTTP, as JSON; those of many clients are computed together.",
+    "serve": "Answer puzzles over HTTP, and show the page; those of many clients are computed together.",
     "info": "List what there is, or say what something is: `trm info mini`, `trm info runs/mini`.",
     "completion": "Print the script that completes commands, options and their choices in a shell.",
 }

@@ -29,7 +29,7 @@ def serve(
     dtype: Dtype = "float32",
     limits: Annotated[Limits, arg(name="")] = _LIMITS,
 ) -> int:
-    """Answer puzzles over HTTP, as JSON, and show the page; those of many clients are computed together.
+    """Answer puzzles over HTTP, and show the page; those of many clients are computed together.
 
     Anybody who reaches the port may ask, unless the environment variable TRM_SERVE_TOKEN holds a token,
     which clients then send as `Authorization: Bearer TOKEN`. SIGTERM and Ctrl-C end it after what is in
