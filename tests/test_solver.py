@@ -247,7 +247,7 @@ def test_a_solver_saves_what_it_was_loaded_from(tmp_path):
     path = tiny.solver().save(str(tmp_path / "copy"))  # a model may be replaced
     assert trm.load(path).solve(PUZZLES)[0].answer == tiny.solver().solve(PUZZLES)[0].answer
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="holds something other than a model"):
         made.save(tmp_path)
     assert (tmp_path / "letter.txt").exists()
 

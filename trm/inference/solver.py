@@ -116,8 +116,8 @@ class Solver:
 
     @property
     def searches(self) -> bool:
-        """Whether the model can search (see `inference.search`)."""
-        return isinstance(self.model, Candidates)
+        """Whether the model was taught to search (see `inference.search`), and does so where no effort is named."""
+        return isinstance(self.model, Candidates) and self.model.conflict_head is not None
 
     def save(self, folder: str | Path) -> Path:
         """Write the weights to a folder that `trm.load` and `trm solve --model` read.
