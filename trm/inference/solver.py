@@ -116,7 +116,7 @@ class Solver:
 
     @property
     def searches(self) -> bool:
-        """Whether the model was taught to search (see `inference.search`), as it does where no effort is named."""
+        """Whether the model was taught to search (see `inference.search`); it does so by itself."""
         return isinstance(self.model, Candidates) and self.model.conflict_head is not None
 
     def save(self, folder: str | Path) -> Path:
