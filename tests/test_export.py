@@ -116,6 +116,15 @@ def test_graphs_of_weights_for_every_board_take_other_boards(kind: str, tmp_path
     assert about["searches"] == (kind == "candidates")
 
 
+@pytest.mark.parametrize("logit", [-120.0, 16.0])
+def test_a_network_that_is_almost_sure_says_so_as_precisely_as_in_pytorch(logit: float, tmp_path):
+    options, family = FREE["convolution"]
+    found = made({**options, "halting": "every"}, family)
+    torch.nn.init.constant_(found.model.halting_head.bias, logit)
+    torch.nn.init.normal_(found.model.halting_head.weight, std=0.1)
+    assert export.export(found, tmp_path / "out", drawn(found)).largest < 1e-3
+
+
 def test_a_negative_token_rules_symbols_out(tmp_path):
     options, family = FREE["candidates"]
     found = made(options, family)

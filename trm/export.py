@@ -50,6 +50,8 @@ from trm.models.embedding import (
     CandidateHead,
     ConflictHead,
 )
+from trm.models.halting import HIGHEST_LOG_P, EveryPosition
+from trm.models.layers import Linear
 from trm.models.mixing import Convolution, RelationMixing
 from trm.models.recursive import LatentRecursion
 from trm.pretrained import Pretrained
@@ -99,6 +101,27 @@ class _FreeHead(nn.Module):
         return F.pad(score_BLN, (self.first, 0), value=NEVER)
 
 
+@final
+class _EveryPosition(nn.Module):
+    """As `EveryPosition`, by operations that ONNX has.
+
+    It has no log(sigmoid), log1p and expm1: what the exporter puts in their place loses the small rest that
+    a network which is almost sure leaves open.
+    """
+
+    def __init__(self, head: EveryPosition):
+        super().__init__()
+        self.head = head
+
+    def forward(self, y_BSD: Tensor) -> Tensor:
+        logit_BSK = Linear.forward(self.head, y_BSD).float()
+        small_BSK = torch.exp(-logit_BSK.abs())
+        log1p_BSK = 2 * torch.atanh(small_BSK / (2 + small_BSK))  # log(1 + small)
+        log_p_BK = (logit_BSK.clamp(max=0.0) - log1p_BSK).sum(1).clamp(max=HIGHEST_LOG_P)
+        half_BK = torch.tanh(-log_p_BK / 2)  # 1 - p is 2 half / (1 + half)
+        return log_p_BK - torch.log(2 * half_BK / (1 + half_BK))
+
+
 class View(nn.Module):
     """A model as the graphs see it: puzzles and states in the shapes that a caller gives them.
 
@@ -118,6 +141,9 @@ class View(nn.Module):
         self.positions: tuple[int, ...] = (model.seq_len,)
         self.fixed = "" if model.config.any_board else "its weights are for this board"
         """Why the board is not free; empty where it is."""
+        if isinstance(model.halting_head, EveryPosition):
+            halting: nn.Module = _EveryPosition(model.halting_head)
+            model.halting_head = cast(EveryPosition, halting)
         if isinstance(model, Candidates):
             self._free_candidates(model)
         elif not self.fixed:

@@ -118,6 +118,24 @@ def test_the_scrubber_goes_through_steps_and_cycles(page):
     page.wait_for_selector("#verdict.right")
 
 
+DRAWN = """async (right) => {
+  const { sudoku } = await import("./families/sudoku.js");
+  const { board, tokens } = sudoku.parse("2.4.......2....3");
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const answer = sudoku.parse("2341143231244213").tokens;
+  const chance = new Float32Array(16 * 6).fill(0.25);
+  sudoku.draw(svg, board).show(tokens, { answer, chance, changed: [], verdict: { right, wrong: new Set() } });
+  const marks = [...svg.querySelectorAll(".mark")].filter((mark) => Number(mark.getAttribute("opacity")));
+  return [[...svg.querySelectorAll(".answer")].map((each) => each.textContent).join(""), marks.length];
+}"""
+
+
+def test_an_unsure_network_shows_marks_until_the_rules_confirm_its_answer(page):
+    page.goto("")
+    assert page.evaluate(DRAWN, False) == ["", 12 * 4]
+    assert page.evaluate(DRAWN, True) == ["311432314421", 0]
+
+
 def test_pokes_are_recovered_from(page):
     solved(opened(page))
     frames = int(page.get_attribute("#scrubber", "max"))

@@ -17,6 +17,8 @@ from trm.models.layers import Linear
 
 # Halting starts at "almost surely not yet", so that no row stops before the model has learned.
 _FIRST_LOGIT = -5.0
+# Below 0 by enough that 1 - p is not 0 in float32.
+HIGHEST_LOG_P = -1e-6
 
 
 @final
@@ -49,9 +51,7 @@ class EveryPosition(Linear):
         nn.init.constant_(self.bias, (log_p - torch.log(-torch.expm1(log_p))).item())
 
     def forward(self, input: Tensor) -> Tensor:
-        log_p_BK = F.logsigmoid(super().forward(input).float()).sum(1)
-        # Below 0 by enough that 1 - p is not 0 in float32.
-        log_p_BK = log_p_BK.clamp(max=-1e-6)
+        log_p_BK = F.logsigmoid(super().forward(input).float()).sum(1).clamp(max=HIGHEST_LOG_P)
         return log_p_BK - torch.log(-torch.expm1(log_p_BK))
 
 

@@ -1,4 +1,5 @@
-// A board whose cells hold symbols: clues, answers, and pencil marks as strong as they are probable.
+// A board whose cells hold symbols: clues, answers, and pencil marks as strong as they are probable, until the
+// rules confirm the answer.
 
 import { flash, node } from "../draw.js";
 
@@ -44,7 +45,7 @@ export function drawCells(svg, { rows, columns, length }, look) {
         const clue = !rollout || look.clue(tokens[at]);
         const best = clue ? tokens[at] : rollout.answer[at];
         const sure = clue ? 1 : rollout.chance[at * look.vocabulary + best];
-        const settled = clue || !marks.length || (sure > 0.9 && symbols.has(best));
+        const settled = clue || !marks.length || rollout.verdict.right || (sure > 0.9 && symbols.has(best));
         const text = settled ? look.text(best) : "";
         large.textContent = text;
         large.setAttribute("class", look.clue(tokens[at]) ? "clue" : "answer");
