@@ -190,7 +190,7 @@ def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
         return said
 
     assert "trm export MODEL --out FOLDER" in fault("mini")
-    assert "holds something else" in fault("mini", "--out", str(tmp_path / "full"))
+    assert "holds something other than" in fault("mini", "--out", str(tmp_path / "full"))
     assert "at least 1" in fault("mini", "--out", str(tmp_path / "new"), "--check", "0")
     assert "does not fit the board" in fault("mini", "--out", str(tmp_path / "new"), "--board", "1" * 81)
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -207,7 +207,7 @@ def test_a_row_without_a_grid_is_refused(folder: Path):
     tokens_NL = np.load(folder / "train" / "all__inputs.npy")
     tokens_NL[0] = 0
     np.save(folder / "train" / "all__inputs.npy", tokens_NL)
-    with pytest.raises(UserError, match="no grid on a canvas"):
+    with pytest.raises(UserError, match="not a grid on a canvas"):
         prepared(folder)
 
 

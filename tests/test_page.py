@@ -71,7 +71,7 @@ def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     assert "trm page MODEL... --out FOLDER" in fault("mini")
-    assert "holds something else" in fault("mini", "--out", "full")
+    assert "holds something other than" in fault("mini", "--out", "full")
     assert "same name" in fault("mini", "mini", "--out", "site")
     monkeypatch.setattr(page, "RUNTIME_FILES", ("no-such-file",))
     assert "run `make page`" in fault("mini", "--out", "site")

@@ -216,7 +216,8 @@ def ask(app: Any, *requests: tuple[str, str, dict]) -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             return await asyncio.gather(*(client.request(m, path, **rest) for m, path, rest in requests))
 
-    return asyncio.run(send())
+    with ThreadPoolExecutor(1) as thread:  # this one may have the loop of a browser that other tests drive
+        return thread.submit(asyncio.run, send()).result()
 
 
 def line(answer: httpx.Response) -> Any:

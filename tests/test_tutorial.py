@@ -86,7 +86,7 @@ def test_fit_takes_arrays_and_keeps_the_run(tmp_path):
     assert {path.name for path in (tmp_path / "own").iterdir()} == {"puzzles", "run"}
     with pytest.raises(UserError, match="exists; choose another folder"):
         trm.fit((questions, 2 - questions), "tiny", tmp_path / "own", changes=changes)
-    with pytest.raises(UserError, match="'trian', which is no section"):
+    with pytest.raises(UserError, match="'trian', which is not a section"):
         trm.fit((questions, 2 - questions), "tiny", changes={"trian": {"steps": 2}})
     with pytest.raises(UserError, match=r"unknown option 'train\.stpes'"):
         trm.fit((questions, 2 - questions), "tiny", changes={"train": {"stpes": 2}})
