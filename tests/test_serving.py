@@ -465,15 +465,37 @@ def test_a_state_that_is_none_is_refused(make):
         assert answer.status_code == 422
         return line(answer)["error"]
 
-    endless = base64.b64encode(np.full(16 * 16, np.inf, "<f4").tobytes()).decode()
+    def full(value: float) -> str:
+        return base64.b64encode(np.full(16 * 16, value, "<f4").tobytes()).decode()
+
     assert "state.y has" in fault(puzzles=PUZZLES[:2])
     assert "state.z has 0 bytes" in fault(state={"y": good["y"]})
     assert "state.y is not base64" in fault(state={**good, "y": "*"})
-    assert "state.z holds values that are not finite" in fault(state={**good, "z": endless})
+    assert "state.y is not base64" in fault(state={**good, "y": "é"})
+    assert "state.z holds values that are not finite" in fault(state={**good, "z": full(np.inf)})
+    assert "the state leads to values that are not finite" in fault(state={"y": full(3e38), "z": full(3e38)})
     assert "state.y is missing" in fault(state={})
     assert "unknown field 'state.x'" in fault(state={**good, "x": ""})
     assert "ids below 1" in fault(puzzle_id=1)
     assert "give at most 100" in fault(puzzles=list(PUZZLES[:1]) * 101)
+
+
+def test_a_step_of_many_puzzles_lets_others_in_and_has_an_end():
+    service = Service(["sudoku-9x9"], ComputeConfig(device="cpu"), Limits())
+    nine = "." * 81
+    chunk = service._solver("sudoku-9x9", service.configs["sudoku-9x9"].family).chunk
+    thought = service.think(Ticket(60), [nine] * (chunk + 1), None)
+    assert (service.joining.passes, len(thought["halt"])) == (2, chunk + 1)
+    assert thought["halt"] == pytest.approx(thought["halt"][:1] * (chunk + 1), abs=1e-3)
+    # The largest board passes the limits, as its time then shows; what nobody could send back does not.
+    with pytest.raises(Ended):
+        service.think(Ticket(-1), ["." * 625], None)
+    with pytest.raises(UserError, match="the state would have 21333"):
+        service.think(Ticket(60), ["." * 625] * 2, None)
+    with pytest.raises(Ended):
+        service.think(Ticket(-1), [nine], None)
+    assert service.joining.passes == 2
+    service.close()
 
 
 def test_a_fault_of_the_server_is_one_line_too(make, monkeypatch):

@@ -527,8 +527,9 @@ class Limits(Config):
     """Decisions of a search."""
     seconds: float = Field(60.0, gt=0)
     """Seconds of a request, waiting included."""
-    body: int = Field(8_000_000, gt=0)
-    """Bytes of a request. (The state of a model of 30x30 cells and width 512 has 5 million.)"""
+    body: int = Field(12_000_000, gt=0)
+    """Bytes of a request. (As text, the state of the largest Sudoku, 625 cells of 25 symbols, with width 64
+    has 10.7 million; that of 30x30 cells with width 512 has 5.)"""
     requests: int = Field(64, gt=0)
     """Requests that are worked on at once; more are told to come back."""
     rows: int = Field(256, gt=0)

@@ -132,7 +132,7 @@ class Line(Response):
 
     def render(self, content: Any) -> bytes:
         """The line."""
-        return json.dumps(content).encode() + b"\n"
+        return json.dumps(content, allow_nan=False).encode() + b"\n"
 
 
 def refusal(status: int, text: object, **headers: str) -> Line:

@@ -4,7 +4,6 @@ Shapes: B puzzles, S positions, D width.
 """
 
 import base64
-import binascii
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from trm.config import ComputeConfig, Effort, FamilyConfig, Limits
 from trm.errors import UserError, out_of_memory_is_a_user_error
 from trm.inference.solver import Answer, Solver
 from trm.models import State
+from trm.models.recursive import Output
 from trm.puzzles.family import Family
 from trm.serving.joining import Joining, Ticket
 
@@ -135,23 +135,45 @@ class Service:
         name, solver = self._choose(model, puzzles)
         mind = solver.model
         solver.check_id(puzzle_id)
-        tokens_BL = torch.from_numpy(np.stack([solver.family.parse(each) for each in puzzles])).long()
-        tokens_BL = tokens_BL.to(mind.y_init.device)
-        before = mind.initial_state(len(puzzles))
-        if state is not None:
-            before = State(*(_values(part, name, state.get(name)) for name, part in _parts(before)))
         with self.joining.request(ticket), out_of_memory_is_a_user_error("ask for less, or lower --rows"):
+            before = mind.initial_state(len(puzzles))
+            # What nobody could send back is not computed.
+            if (size := sum(_text_size(part) for part in before)) > self.limits.body:
+                most = self.limits.body
+                raise UserError(f"the state would have {size} bytes, and a request at most {most}: give less")
+            if state is not None:
+                before = State(*(_values(part, key, state.get(key)) for key, part in _parts(before)))
+            after, out = self._thought(ticket, solver, puzzles, puzzle_id, before)
+            was = dict(_parts(before))
+            kept = {part: values for part, values in _parts(after) if values.numel()}
+            moved = {part: _distance(was[part], values) for part, values in kept.items()}
+            said = (out.logits_BLV, out.halt_B, *kept.values(), *moved.values())
+            if not all(values.float().isfinite().all() for values in said):
+                raise UserError("the state leads to values that are not finite: give smaller ones")
+            return {
+                "model": name,
+                "logits": _text(out.logits_BLV),
+                "halt": out.halt_B.tolist(),
+                "moved": {part: values.tolist() for part, values in moved.items()},
+                "state": {part: _text(values) for part, values in kept.items()},
+            }
+
+    def _thought(
+        self, ticket: Ticket, solver: Solver, puzzles: Sequence[str], puzzle_id: int, before: State
+    ) -> tuple[State, Output]:
+        """One supervision step, in passes as large as the solver's: others have theirs in between."""
+        mind, made = solver.model, []
+        for first in range(0, len(puzzles), solver.chunk):
+            ticket.check()
+            rows = slice(first, first + solver.chunk)
+            tokens_BL = torch.from_numpy(np.stack([solver.family.parse(each) for each in puzzles[rows]]))
+            tokens_BL = tokens_BL.long().to(mind.y_init.device)
             x_BSD = mind.encode(tokens_BL, torch.full_like(tokens_BL[:, 0], puzzle_id))
-            after, out = mind.step(before, x_BSD)
-        was = dict(_parts(before))
-        kept = {part: values for part, values in _parts(after) if values.numel()}
-        return {
-            "model": name,
-            "logits": _text(out.logits_BLV),
-            "halt": out.halt_B.tolist(),
-            "moved": {part: _distance(was[part], values) for part, values in kept.items()},
-            "state": {part: _text(values) for part, values in kept.items()},
-        }
+            made.append(mind.step(State(*(part[rows] for part in before)), x_BSD))
+        states, outs = zip(*made, strict=True)
+        return State(*map(torch.cat, zip(*states, strict=True))), Output(
+            *map(torch.cat, zip(*outs, strict=True))
+        )
 
     def _check(self, solver: Solver, effort: Effort) -> None:
         """Refuse an effort beyond the limits."""
@@ -219,7 +241,7 @@ def _values(like: Tensor, name: str, text: str | None) -> Tensor:
     name = f"state.{name}"
     try:
         data = base64.b64decode(text or "", validate=True)
-    except binascii.Error:
+    except ValueError:  # of binascii, or plain where the text is not ASCII
         raise UserError(f"{name} is not base64") from None
     if len(data) != 4 * like.numel():
         raise UserError(f"{name} has {len(data)} bytes: {list(like.shape)} float32 have {4 * like.numel()}")
@@ -229,10 +251,15 @@ def _values(like: Tensor, name: str, text: str | None) -> Tensor:
     return values.to(like)
 
 
+def _text_size(values: Tensor) -> int:
+    """Characters of values as text: four for every three bytes."""
+    return (4 * values.numel() + 2) // 3 * 4
+
+
 def _text(values: Tensor) -> str:
     return base64.b64encode(values.float().cpu().numpy().astype("<f4").tobytes()).decode()
 
 
-def _distance(before_BSD: Tensor, after_BSD: Tensor) -> list[float]:
-    """How far the values of every puzzle moved: the root of the mean square of the differences."""
-    return (after_BSD - before_BSD).float().square().mean((1, 2)).sqrt().tolist()
+def _distance(before_BSD: Tensor, after_BSD: Tensor) -> Tensor:
+    """How far the values of every puzzle moved: the root of the mean square of the differences, [B]."""
+    return (after_BSD - before_BSD).float().square().mean((1, 2)).sqrt()
