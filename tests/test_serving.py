@@ -418,6 +418,7 @@ def test_pages_of_other_places_may_ask_only_when_told_so(make):
     (closed,) = ask(build_app(service), ("OPTIONS", "/v1/solve", origin))
     assert closed.status_code == 405 and "access-control-allow-origin" not in closed.headers
     (open_,) = ask(build_app(service, "", ("https://example.org",)), ("OPTIONS", "/v1/solve", origin))
+    assert open_.status_code == 200 and "POST" in open_.headers["access-control-allow-methods"]
     assert open_.headers["access-control-allow-origin"] == "https://example.org"
 
 

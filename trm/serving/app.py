@@ -431,7 +431,9 @@ def build(service: Service, token: str = "", origins: tuple[str, ...] = (), site
         return refusal(error.status_code, text, **(dict(error.headers or {})))
 
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
     return Gate(app, figures, token)
 
 
