@@ -519,6 +519,10 @@ def test_the_command_says_what_is_wrong(capsys, weights, tmp_path):
     assert "trm serve MODEL..." in fault()
     assert "--port is 70000" in fault("mini", "--port", "70000")
     assert "holds no page" in fault("mini", "--site", str(tmp_path))
+    for damaged in ("{", "[1]", '{"a": 1}', '[{"x": 1}]'):
+        (tmp_path / "models.json").write_text(damaged)
+        said = fault("mini", "--site", str(tmp_path))
+        assert "models.json is " in said and "write the page again with `trm page`" in said
     assert "--rows is 0" in fault("mini", "--rows", "0")
     assert "cannot listen at 256.1.1.1" in fault(str(weights), "--host", "256.1.1.1")
 

@@ -57,7 +57,9 @@ def serve(
     at_least(0, port=port)
     if port > 65535:
         raise UserError(f"--port is {port}: give at most 65535")
-    if site is not None and not (site / "models.json").is_file():
+    from trm import page
+
+    if site is not None and not page.models(site):
         raise UserError(f"{site} holds no page: write one with `trm page MODEL... --out {site}`")
     try:
         import uvicorn
@@ -65,7 +67,6 @@ def serve(
         from trm.serving.app import build
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}: pip install 'trm[serve]'") from None
-    from trm import page
     from trm.serving.service import Service
 
     listening = _listen(host, port)  # before the models are loaded, which takes longer

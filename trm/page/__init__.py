@@ -14,7 +14,7 @@ from typing import Any
 
 from trm import export
 from trm.errors import UserError
-from trm.files import full_disk_is_a_user_error
+from trm.files import full_disk_is_a_user_error, read_json
 from trm.pretrained import Pretrained
 from trm.puzzles.arc.config import ArcConfig
 from trm.puzzles.arc.variants import Variants
@@ -78,6 +78,23 @@ def _ids(variants: Variants, config: ArcConfig) -> dict[str, int]:
     if config.ids == "task":
         return {name: number for number, name in enumerate(variants.names, 1)}
     return {name: variants.ids(name)[0] for name in variants.names}
+
+
+def models(folder: Path) -> list[dict[str, Any]]:
+    """The models of a site as it lists them, each with its name, none where it has no list.
+
+    UserError where the list is damaged.
+    """
+    path = folder / "models.json"
+    if not path.is_file():
+        return []
+    remedy = "write the page again with `trm page`"
+    listed = read_json(path, remedy)
+    if not isinstance(listed, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in listed
+    ):
+        raise UserError(f"{path} is damaged: {remedy}")
+    return listed
 
 
 def front_end(folder: Path) -> None:

@@ -35,6 +35,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import trm
+from trm import page
 from trm.config import Effort, allowed
 from trm.errors import UserError, one_line
 from trm.serving.joining import Ended, Ticket
@@ -395,8 +396,7 @@ def build(service: Service, token: str = "", origins: tuple[str, ...] = (), site
         return Line(thought)
 
     if site:
-        listed = Path(site) / "models.json"
-        own = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
+        own = page.models(Path(site))
         here = {entry["name"] for entry in own}  # what runs in the browser need not be asked for
 
         @app.get("/models.json", include_in_schema=False)
