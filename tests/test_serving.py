@@ -21,11 +21,11 @@ import tiny
 import torch
 from tiny import PUZZLES
 
-from trm import cli, page
-from trm.config import ComputeConfig, Effort, Limits
+from trm import cli, page, pretrained
+from trm.config import ComputeConfig, Effort, Limits, ModelConfig
 from trm.errors import UserError
 from trm.inference.solver import Solver
-from trm.models import State
+from trm.models import State, build
 from trm.serving.app import build as build_app
 from trm.serving.joining import Ended, Joining, Ticket
 from trm.serving.service import Service
@@ -195,6 +195,21 @@ def test_bundled_models_are_chosen_by_the_puzzle():
         service.solve(Ticket(60), [nine], Effort())
     with pytest.raises(UserError, match="no model here fits"):
         service.solve(Ticket(60), [nine], Effort(), "mini")
+    service.close()
+
+
+def test_a_model_searches_that_was_taught_to(tmp_path):
+    options = {"kind": "candidates", "mixing": "relations", "halting": "every"}
+    for name, head in (("taught", True), ("plain", False)):
+        model = ModelConfig(width=8, layers=1, T=1, n=1, positions="none", conflict_head=head, **options)
+        found = build(model, tiny.TASK.problem(), ComputeConfig(kernels="torch"))
+        config = pretrained.PretrainedConfig(family=tiny.CONFIG, model=model, steps=2)
+        pretrained.save(tmp_path / name, config, pretrained.weights(found))
+    service = Service(
+        [str(tmp_path / name) for name in ("taught", "plain")], ComputeConfig(device="cpu"), Limits()
+    )
+    assert [each["searches"] for each in service.about()] == [True, False]
+    assert [each["about"]["searches"] for each in service.page()] == [True, False]
     service.close()
 
 

@@ -39,6 +39,7 @@ from trm.config import ComputeConfig
 from trm.data.sources import generate
 from trm.errors import UserError, first_line
 from trm.files import full_disk_is_a_user_error, new_folder
+from trm.inference.solver import Solver
 from trm.models import RecursiveModel, State, build, load_weights
 from trm.models.candidates import Candidates
 from trm.models.embedding import (
@@ -475,8 +476,7 @@ def described(found: Pretrained, view: View) -> dict[str, Any]:
         "positions": list(view.positions),
         "any_board": not view.fixed,
         "candidates": isinstance(model, Candidates),
-        # Its graphs can be told that a symbol is out, and say when nothing is left.
-        "searches": isinstance(model, Candidates) and model.conflict_head is not None and not view.fixed,
+        "searches": Solver(found.model, found.family, config.steps).searches,
         "family": config.family.model_dump(mode="json"),
         "board": found.family.board,
         "signs": [sign._asdict() for sign in found.family.signs()],

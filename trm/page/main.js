@@ -90,7 +90,9 @@ function begin(play = true) {
 }
 
 // A search rules symbols out, which a puzzle in text cannot say to a server.
-const canSearch = () => Boolean(engine.about.searches && !model.server && family.houses);
+// A board that is not free cannot be told that a symbol is out.
+const canSearch = () =>
+  Boolean(engine.about.searches && engine.about.any_board && !model.server && family.houses);
 
 function remember() {
   const asked = new URLSearchParams({ model: model.name, puzzle: family.text(board, tokens) });

@@ -63,10 +63,10 @@ class Service:
                 "family": config.family.model_dump(mode="json"),
                 "any_board": config.model.any_board,
                 "steps": config.steps,
-                "searches": config.model.kind == "candidates",
+                "searches": entry["about"]["searches"],
                 "puzzle_ids": config.puzzles,
             }
-            for name, config in self.configs.items()
+            for (name, config), entry in zip(self.configs.items(), self._page, strict=True)
         ]
 
     def solve(
