@@ -6,6 +6,7 @@ Processes are forks of the test's own, see `together`; one test goes the whole w
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -204,6 +205,22 @@ def test_a_process_that_never_comes_is_not_waited_for_long(tmp_path: Path, monke
     assert (codes[missing], codes[1 - missing]) == (7, 2)
     words = "not all of the 2 processes came within 0.05 minutes; start them again"
     assert words in (tmp_path / f"log{1 - missing}").read_text()
+
+
+def test_where_the_processes_cannot_meet_is_said(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=20))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        def work() -> None:
+            if os.environ["RANK"] == "1":
+                return
+            os.environ["MASTER_PORT"] = place.partition(":")[2]
+            with processes.joined("cpu"):
+                pass
+
+        assert together.join(together.start(2, work, tmp_path / "log"), 30) == [2, 0]
+    assert f"the processes could not meet at {place} (" in (tmp_path / "log0").read_text()
 
 
 def test_those_who_have_met_wait_longer_than_for_a_meeting(tmp_path: Path, monkeypatch):

@@ -10,6 +10,7 @@ everywhere, as every element is added up in one place and handed round. Nobody w
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trm.errors import SaidElsewhere, UserError
+from trm.errors import SaidElsewhere, UserError, first_line
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments import ClusterEnvironment
@@ -192,14 +193,19 @@ def joined(device: str) -> Generator[Processes]:
     os.environ.setdefault("MASTER_ADDR", place.main_address)
     os.environ.setdefault("MASTER_PORT", str(place.main_port))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    started = time.monotonic()
     try:
         dist.init_process_group(backend, rank=processes.rank, world_size=processes.count, timeout=MEETING)
     except RuntimeError as error:
-        missing = UserError(
-            f"not all of the {processes.count} processes came within {MEETING.total_seconds() / 60:g} "
-            "minutes; start them again"
-        )
-        raise processes.everywhere(missing) from error
+        if time.monotonic() - started < MEETING.total_seconds():  # nobody was waited for in vain
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            fault = f"the processes could not meet at {place} ({first_line(error)})"
+        else:
+            fault = (
+                f"not all of the {processes.count} processes came within "
+                f"{MEETING.total_seconds() / 60:g} minutes; start them again"
+            )
+        raise processes.everywhere(UserError(fault)) from error
     dist.distributed_c10d._set_pg_timeout(_PATIENCE)
     try:
         yield processes
