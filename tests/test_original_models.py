@@ -355,11 +355,13 @@ def test_names_and_precision_are_those_that_its_loader_wants(run: Run, tmp_path:
     assert run("export", "model", "--original", "--out", "c/step_1")[0] == 0
     again = torch.load(tmp_path / "c/step_1", weights_only=True)
     assert set(again) == {f"_orig_mod.{name}" for name in found}
-    code, _, err = run("export", "model", "--original", "--out", "d/step_1", "--json")
-    assert (code, err) == (
-        2,
-        "trm: error: with --original give --out alone: nothing is checked on a board or on puzzles\n",
-    )
+    for more in (["--json"], ["--check", "3"]):
+        code, _, err = run("export", "model", "--original", "--out", "d/step_1", *more)
+        said = "trm: error: with --original leave out --board, --data, --check and --json\n"
+        assert (code, err) == (2, said)
+    # Several checkpoints of one run share a folder.
+    assert run("export", "model", "--original", "--out", "c/step_2")[0] == 0
+    assert "c/step_2 exists" in run("export", "model", "--original", "--out", "c/step_2")[2]
 
 
 def test_what_the_original_cannot_load_is_not_written(run: Run, tmp_path: Path):

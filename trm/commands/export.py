@@ -7,6 +7,8 @@ from tyro.conf import Positional
 from trm.commands.common import at_least, console, dump
 from trm.errors import UserError
 
+_CHECK = 8  # puzzles, by default
+
 
 def export(
     model: Positional[str] = "",
@@ -15,7 +17,7 @@ def export(
     out: Path | None = None,
     board: str = "",
     data: str = "",
-    check: int = 8,
+    check: int = _CHECK,
     json: bool = False,
     original: bool = False,
 ) -> int:
@@ -42,8 +44,8 @@ def export(
     if not model or out is None:
         raise UserError("give a model and a folder: trm export MODEL --out FOLDER")
     if original:
-        if board or data or json:
-            raise UserError("with --original give --out alone: nothing is checked on a board or on puzzles")
+        if board or data or json or check != _CHECK:
+            raise UserError("with --original leave out --board, --data, --check and --json")
         from trm.commands.original import export as to_original
 
         return to_original(model, out=out)

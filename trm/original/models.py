@@ -20,7 +20,7 @@ from torch import Tensor
 import trm
 from trm.config import FamilyConfig, ModelConfig, parse
 from trm.errors import UserError
-from trm.files import full_disk_is_a_user_error, read_yaml, sha256, write_atomic
+from trm.files import full_disk_is_a_user_error, read_text, read_yaml, sha256, write_atomic
 from trm.models import RecursiveModel
 from trm.original import arc, checkpoints, folders
 from trm.puzzles.arc.config import ArcConfig
@@ -130,7 +130,7 @@ def read(
 
 
 def write(path: Path, model: RecursiveModel, recipe: RunConfig, compiled: bool = True) -> None:
-    """Write a model as a checkpoint of the original, and `all_config.yaml` beside it; neither may be there.
+    """Write a model as a checkpoint of the original, with the `all_config.yaml` that all of a run share.
 
     Args:
         path: the checkpoint.
@@ -138,11 +138,11 @@ def write(path: Path, model: RecursiveModel, recipe: RunConfig, compiled: bool =
         recipe: how it was trained.
         compiled: names as its loader wants them; without, as it wants them where DISABLE_COMPILE is set.
 
-    Raises UserError for a model that the original does not have, or if a file exists or the disk is full.
+    Raises UserError for a model that the original does not have, if the file exists or the folder's
+    `all_config.yaml` says something else, or if the disk is full.
     """
-    for each in (path, path.parent / CONFIG):
-        if each.exists():
-            raise UserError(f"{each} exists; give a file in another folder with --out")
+    if path.exists():
+        raise UserError(f"{path} exists; give another file with --out")
     weights = checkpoints.to_original(model, checkpoints.COMPILED if compiled else "model.")
     arch = _architecture_of(model, recipe)
     optimizer = recipe.optimizer
@@ -159,12 +159,15 @@ def write(path: Path, model: RecursiveModel, recipe: RunConfig, compiled: bool =
         "ema": recipe.ema.decay > 0,
         "ema_rate": recipe.ema.decay or 0.999,
     }
+    config, text = path.parent / CONFIG, yaml.safe_dump(values, sort_keys=False)
+    if config.exists() and read_text(config) != text:
+        raise UserError(f"{config} exists, of another model; give a file in another folder with --out")
     drawn = io.BytesIO()
     torch.save({name: value.detach().cpu().contiguous() for name, value in weights.items()}, drawn)
     with full_disk_is_a_user_error(f"{path} was not written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, drawn.getvalue())
-        write_atomic(path.parent / CONFIG, yaml.safe_dump(values, sort_keys=False))
+        write_atomic(config, text)
 
 
 def _read_config(path: Path, guessed: bool) -> dict[str, Any]:
