@@ -1,12 +1,13 @@
 """Runs by several processes of this machine against the run by one: what they end with, and their speed.
 
-    python benchmarks/processes.py same [--steps 200] [--batch 16] [--only mini arc muon]
+    python benchmarks/processes.py same [--steps 40] [--batch 16] [--only mini arc muon]
     python benchmarks/processes.py speed [--rounds 5]
 
-`same` trains `mini`, `mini` with Muon and `arc-mini`, which has puzzle embeddings, by 1, 2 and 4 processes
-and by 2, then 1, then 4, and compares them with the run by one: the largest difference of a logged loss and
-of a final weight, and accuracy on validation puzzles. "nudged" is the run by one, begun with every weight
-moved by one unit in the last place: what a run owes to rounding alone.
+`same` trains `mini` from its bundled weights, the same with Muon, and `arc-mini`, which has puzzle embeddings
+and starts from nothing, by 1, 2 and 4 processes and by 2, then 1, then 4. It compares them with the run by
+one: the largest difference of a logged loss and of a final weight, and accuracy on validation puzzles.
+"nudged" is the run by one, begun with every weight moved by one unit in the last place: what a run owes to
+rounding alone.
 
 `speed` times steps of `mini` by 1, 2 and 4 processes, one after the other and over again, so that whatever
 else the machine does slows all of them; ratios are taken within a round.
@@ -26,18 +27,19 @@ from unittest import mock
 import torch
 import tyro
 from safetensors.torch import load_file
+from torch import nn
 
-from trm.config import parse
-from trm.models import RecursiveModel, build
+from trm.config import OptimizerConfig, parse
 from trm.recipe import RunConfig, load_recipe
 from trm.training import loop
+from trm.training.optim import Optimizer
 
 Name = Literal["mini", "arc", "muon"]
 Dtype = Literal["float32", "float64"]
 DATA = {"generate": {"train": 500, "validation": 100, "test": 0}}
 CASES: dict[Name, tuple[str, Mapping[str, Any]]] = {
-    "mini": ("mini", {"data": DATA}),
-    "muon": ("mini", {"data": DATA, "optimizer": {"name": "muon"}}),
+    "mini": ("mini", {"data": DATA, "train": {"start_from": "mini"}}),
+    "muon": ("mini", {"data": DATA, "train": {"start_from": "mini"}, "optimizer": {"name": "muon"}}),
     "arc": ("arc-mini", {"train": {"eval_puzzles": 100}}),
 }
 
@@ -96,16 +98,15 @@ def work(config: RunConfig | None, folder: Path, leg: Leg, nudge: bool) -> None:
     compute = (config or loop.load_config(folder / "config.yaml")).compute
     torch.set_default_dtype(getattr(torch, compute.dtype))  # of the weights, too
     if nudge:
-        mock.patch.object(loop, "build", nudged).start()
+        mock.patch.object(loop, "Optimizer", nudged).start()
     loop.train(config, folder, leg.end)
 
 
-def nudged(*arguments: Any) -> RecursiveModel:
-    """A new model whose weights are one unit in the last place larger."""
-    model = build(*arguments)
+def nudged(config: OptimizerConfig, model: nn.Module, *arguments: Any) -> Optimizer:
+    """An optimizer that finds all weights one unit in the last place larger."""
     for weight in model.parameters():
         weight.data = torch.nextafter(weight.data, torch.full_like(weight.data, torch.inf))
-    return model
+    return Optimizer(config, model, *arguments)
 
 
 def figures(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -115,7 +116,7 @@ def figures(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def same(
-    steps: int = 200,
+    steps: int = 40,
     batch: int = 16,
     only: tuple[Name, ...] = ("mini", "arc", "muon"),
     dtypes: tuple[Dtype, ...] = ("float32", "float64"),
