@@ -1,6 +1,6 @@
 """How long training waits for a checkpoint of the paper's size, and what is written.
 
-    python benchmarks/saving.py [--variants 300] [--batch 768] [--saves 3] [--folder FOLDER]
+    python benchmarks/saving.py [--variants 375] [--batch 768] [--saves 3] [--folder FOLDER]
 
 A run of the recipe `arc1-paper` whose table of puzzle embeddings holds random numbers. Steps are left out, as
 saving does not depend on them: the run saves at once, as often as asked, by the code of every run. Prints for
@@ -74,7 +74,7 @@ def timed(owner: object, name: str, report: Callable[[float, tuple[Any, ...]], N
 
 
 def main(
-    variants: int = 300,
+    variants: int = 375,
     batch: int = 768,
     saves: int = 3,
     recipe: str = "arc1-paper",
