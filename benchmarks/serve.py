@@ -47,7 +47,7 @@ def main(
     print(f"{model}, {clients} clients, {seconds:g} s each")
     print(
         f"{'rows':>5}{'puzzles/s':>11}{'lost':>6}{'verified %':>12}{'p50 ms':>8}{'p95 ms':>8}{'p99 ms':>8}"
-        f"{'rows/pass':>11}{'MB begin':>10}{'MB end':>8}"
+        f"{'rows/pass':>11}{'MB begin':>10}{'middle':>8}{'end':>8}"
     )
     for most in rows:
         print(row(model, most, texts, clients, seconds), flush=True)
@@ -65,7 +65,13 @@ def row(model: str, rows: int, texts: list[str], clients: int, seconds: float) -
             address = found[1]
             asyncio.run(load(address, texts, clients, 2))  # to warm up
             before, passes = memory(server.pid), figures(address)
-            took, verified, lost, wall = asyncio.run(load(address, texts, clients, seconds))
+
+            async def loaded() -> tuple[tuple[list[float], int, int, float], float]:
+                return await asyncio.gather(
+                    load(address, texts, clients, seconds), memory_after(server.pid, seconds / 2)
+                )
+
+            (took, verified, lost, wall), middle = asyncio.run(loaded())
             after, passed = memory(server.pid), figures(address)
         finally:
             server.terminate()
@@ -74,7 +80,7 @@ def row(model: str, rows: int, texts: list[str], clients: int, seconds: float) -
     speed, right = len(took) / wall, 100 * verified / len(took)
     return (
         f"{rows:>5}{speed:>11.1f}{lost:>6}{right:>12.1f}{p50:>8.1f}{p95:>8.1f}{p99:>8.1f}{joined:>11.2f}"
-        f"{before:>10.0f}{after:>8.0f}"
+        f"{before:>10.0f}{middle:>8.0f}{after:>8.0f}"
     )
 
 
@@ -108,6 +114,12 @@ def figures(address: str) -> tuple[int, int]:
     text = httpx.get(f"{address}/metrics").text
     values = dict(re.findall(r"^trm_forward_(\w+)_total (\d+)$", text, flags=re.MULTILINE))
     return int(values["passes"]), int(values["rows"])
+
+
+async def memory_after(pid: int, seconds: float) -> float:
+    """Megabytes that a process holds some seconds from now."""
+    await asyncio.sleep(seconds)
+    return memory(pid)
 
 
 def memory(pid: int) -> float:
