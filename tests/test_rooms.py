@@ -26,7 +26,8 @@ ORDER = [
     ("inference",),
     ("training",),
     ("contest", "fitting", "hub", "export"),
-    ("page", "serving"),
+    ("page",),
+    ("serving",),  # it shows the page
     ("commands",),
     ("cli",),
     ("__main__",),
