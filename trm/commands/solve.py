@@ -100,8 +100,7 @@ def solve(
         weights, board = _weights(model, puzzle, lines)
         solver = trm.load(weights, board=board, device=device, dtype=dtype)
         solver.processes = group
-        if solver.searches and effort == _EFFORT:
-            effort = Effort(search=_DECISIONS)
+        effort = solver.by_itself(effort, _DECISIONS)
         solver.check_effort(effort)
         asked = _Asked(puzzle, lines, solver.family, skip_bad)
         if out is not None:

@@ -119,6 +119,10 @@ class Solver:
         """Whether the model was taught to search (see `inference.search`); it does so by itself."""
         return isinstance(self.model, Candidates) and self.model.conflict_head is not None
 
+    def by_itself(self, effort: Effort, decisions: int) -> Effort:
+        """The effort asked for; a search with so many decisions where none is and the model was taught to."""
+        return Effort(search=decisions) if self.searches and effort == Effort() else effort
+
     def save(self, folder: str | Path) -> Path:
         """Write the weights to a folder that `trm.load` and `trm solve --model` read.
 

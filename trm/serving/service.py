@@ -79,8 +79,7 @@ class Service:
         if len(puzzles) > self.limits.puzzles:
             raise UserError(f"{len(puzzles)} puzzles in a request: give at most {self.limits.puzzles}")
         name, solver = self._choose(model, puzzles)
-        if solver.searches and effort == Effort():
-            effort = Effort(search=min(_DECISIONS, self.limits.search))
+        effort = solver.by_itself(effort, min(_DECISIONS, self.limits.search))
         self._check(solver, effort)
         with self.joining.request(ticket), out_of_memory_is_a_user_error("ask for less, or lower --rows"):
             for number, puzzle in enumerate(puzzles, 1):
