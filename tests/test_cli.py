@@ -717,6 +717,9 @@ def test_info_of_a_recipe_a_model_a_run_and_a_file(capsys):
     assert "sudoku-9x9" in run(capsys, "info", "rows.json")[1]
     plain = json.loads(run(capsys, "info", "lines.txt", "--json")[1])["puzzles"]
     assert (plain["format"], plain["puzzles"], plain["first"]) == ("puzzles alone", 3, PUZZLES[0])
+    Path("torn.csv").write_text(Path("good.csv").read_text() + "1,2,3,4,5,6,7\n")
+    code, _, errors = run(capsys, "info", "torn.csv")
+    assert code == 2 and "torn.csv, line 10: 7 fields" in errors
     Path("own.yaml").write_text("name: own\ndata: {generate: {train: 9, validation: 3}}\n")
     assert "generated: 9 train, 3 validation" in run(capsys, "info", "own.yaml")[1]
     original.write(Path("folder"), {"test": read_puzzles(Path("good.csv"), tiny.TASK)}, tiny.TASK)

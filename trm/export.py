@@ -123,6 +123,31 @@ class _EveryPosition(nn.Module):
         return log_p_BK - torch.log(2 * half_BK / (1 + half_BK))
 
 
+class Shapes(NamedTuple):
+    """The shapes in which callers give puzzles and states, without their batch."""
+
+    cells: tuple[int, ...]
+    """Of a puzzle's tokens."""
+    positions: tuple[int, ...]
+    """Of a state, without its width."""
+    fixed: str
+    """Why the board is not free; empty where it is."""
+
+
+def shapes(model: RecursiveModel) -> Shapes:
+    """How callers see the puzzles and states of a model."""
+    length = model.problem.length
+    if isinstance(model, Candidates):
+        board, tokens = model.relations.shape, model.relations.tokens
+        if tokens == tuple(range(model.problem.vocab_size - len(tokens), model.problem.vocab_size)):
+            return Shapes(board[:-1], board, "")
+        return Shapes((length,), (model.seq_len,), "its symbols are not the last tokens of the vocabulary")
+    if not model.config.any_board:
+        return Shapes((length,), (model.seq_len,), "its weights are for this board")
+    assert model.problem.board is not None
+    return Shapes(model.problem.board, model.problem.board, "")
+
+
 class View(nn.Module):
     """A model as the graphs see it: puzzles and states in the shapes that a caller gives them.
 
@@ -137,30 +162,15 @@ class View(nn.Module):
         self.model = model.eval()
         self.has_z = model.z_init.numel() > 0
         self.has_ids = model.config.puzzle_width > 0
-        self.cells: tuple[int, ...] = (model.problem.length,)
-        """Shape of a puzzle's tokens, and of a state without its width."""
-        self.positions: tuple[int, ...] = (model.seq_len,)
-        self.fixed = "" if model.config.any_board else "its weights are for this board"
-        """Why the board is not free; empty where it is."""
+        self.cells, self.positions, self.fixed = shapes(model)
         if isinstance(model.halting_head, EveryPosition):
             halting: nn.Module = _EveryPosition(model.halting_head)
             model.halting_head = cast(EveryPosition, halting)
-        if isinstance(model, Candidates):
-            self._free_candidates(model)
-        elif not self.fixed:
-            assert model.problem.board is not None
-            self.cells = self.positions = model.problem.board
-
-    def _free_candidates(self, model: Candidates) -> None:
-        shape, tokens = model.relations.shape, model.relations.tokens
-        first = model.problem.vocab_size - len(tokens)
-        if tokens != tuple(range(first, model.problem.vocab_size)):
-            self.fixed = "its symbols are not the last tokens of the vocabulary"
-            return
-        self.cells, self.positions = shape[:-1], shape
-        embed: nn.Module = _FreeEmbedding(cast(CandidateEmbedding, model.embed), first)
-        model.embed = cast(CandidateEmbedding, embed)  # it only has to compute the same
-        model.answer_head = _FreeHead(cast(CandidateHead, model.answer_head), first)
+        if isinstance(model, Candidates) and not self.fixed:
+            first = model.relations.tokens[0]
+            embed: nn.Module = _FreeEmbedding(cast(CandidateEmbedding, model.embed), first)
+            model.embed = cast(CandidateEmbedding, embed)  # it only has to compute the same
+            model.answer_head = _FreeHead(cast(CandidateHead, model.answer_head), first)
 
     def fit(self, shape: tuple[int, ...]) -> None:
         """Tell the layers the shape of the positions."""
@@ -462,21 +472,22 @@ def _reached(nodes: list[Any], wanted: set[str]) -> list[Any]:
     return kept[::-1]
 
 
-def described(found: Pretrained, view: View) -> dict[str, Any]:
+def described(found: Pretrained) -> dict[str, Any]:
     """What a caller must know of a model, however its steps are computed."""
-    config, model = found.config, view.model
-    start = {"y": model.y_init.tolist()} | ({"z": model.z_init.tolist()} if view.has_z else {})
+    config, model = found.config, found.model
+    cells, positions, fixed = shapes(model)
+    z = {"z": model.z_init.tolist()} if model.z_init.numel() else {}
     return {
         "steps": config.steps,
-        "start": start,
+        "start": {"y": model.y_init.tolist(), **z},
         "width": config.model.width,
         "prefix": config.model.prefix,
         "puzzles": config.puzzles,
-        "cells": list(view.cells),
-        "positions": list(view.positions),
-        "any_board": not view.fixed,
+        "cells": list(cells),
+        "positions": list(positions),
+        "any_board": not fixed,
         "candidates": isinstance(model, Candidates),
-        "searches": Solver(found.model, found.family, config.steps).searches,
+        "searches": Solver(model, found.family, config.steps).searches,
         "family": config.family.model_dump(mode="json"),
         "board": found.family.board,
         "signs": [sign._asdict() for sign in found.family.signs()],
@@ -499,7 +510,7 @@ def _about(found: Pretrained, view: View, models: Mapping[str, Any]) -> dict[str
         }
         for name, graph in models.items()
     }
-    return {"format": FORMAT, "graphs": graphs, "calls": _calls(view), **described(found, view)}
+    return {"format": FORMAT, "graphs": graphs, "calls": _calls(view), **described(found)}
 
 
 def _board(view: View) -> str:

@@ -1,6 +1,5 @@
 """`trm info`: what there is, and what something is."""
 
-import contextlib
 import json as json_text
 import os
 import platform
@@ -228,26 +227,24 @@ def _puzzles(name: str) -> dict[str, Any]:
     known = {each: pretrained.find(each)[1] for each in pretrained.bundled_names()}
     with reading.opened(path) as lines:
         boards = {
-            each: found
+            each: fits
             for each, config in known.items()
             for text in reading.first(lines, config.family.build())
-            if (found := pretrained.fitting(config, text)) is not None
+            if (fits := pretrained.fitting(config, text)) is not None
         }
         likely = next(iter([*boards.values(), *(config.family for config in known.values())]))
-        texts = [text for text, _ in reading.questions(lines, likely.build())]
-    if not texts:
+        found = list(reading.questions(lines, likely.build()))
+    if not found:
         raise UserError(f"{name} holds no puzzles")
-    sizes = sorted(set(map(len, texts)))
-    rows = []
-    with contextlib.suppress(UserError):  # grids alone have no fields
-        rows = [row for _, row in reading.records(path, ["question"])]
-    ratings = [int(rating) for row in rows if (rating := str(row.get("rating", ""))).isdigit()]
+    sizes = sorted({len(each.text) for each in found})
+    names = list(found[0].fields)
+    ratings = [int(rating) for each in found if (rating := str(each.fields.get("rating", ""))).isdigit()]
     return {
-        "format": f"puzzles with {', '.join(rows[0])}" if rows else "puzzles alone",
-        "puzzles": len(texts),
+        "format": f"puzzles with {', '.join(names)}" if len(names) > 1 else "puzzles alone",
+        "puzzles": len(found),
         "characters of a question": sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         **({"rating": f"{min(ratings)} to {max(ratings)}"} if ratings else {}),
-        "first": texts[0][:80],
+        "first": found[0].text[:80],
         "bundled weights that fit": ", ".join(boards) or "none",
     }
 

@@ -237,14 +237,14 @@ class _Asked:
         if self.lines is not None:
             asked = questions(self.lines, self.family, self._bad)
         try:
-            for text, place in asked:
+            for each in asked:
                 try:
-                    self.family.check(self.family.parse(text))
+                    self.family.check(self.family.parse(each.text))
                 except UserError as error:
-                    self._bad(UserError(f"{place}: {error}" if place else str(error)))
+                    self._bad(UserError(f"{each.place}: {error}" if each.place else str(error)))
                 else:
                     self.count += 1
-                    yield text
+                    yield each.text
         except UserError as error:
             self.fault = error
 

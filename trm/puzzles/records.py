@@ -18,9 +18,10 @@ import itertools
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple, cast
 
 from trm import files
@@ -69,6 +70,8 @@ class Question(NamedTuple):
     text: str
     place: str
     """Where it stands, for messages; empty on the command line."""
+    fields: Mapping[str, Any] = MappingProxyType({})
+    """What a table or JSON says of it, by name; empty in a text."""
 
 
 class Lines:
@@ -167,7 +170,7 @@ def questions(lines: Lines, family: Family, bad: Bad = refuse) -> Iterator[Quest
         yield from _blocks(lines, family)
     else:
         for place, fields in _table(lines, kind, ["question"], bad):
-            yield Question(fields["question"], place)
+            yield Question(fields["question"], place, fields)
 
 
 def first_of(path: Path, family: Family) -> str:
@@ -182,7 +185,7 @@ def first(lines: Lines, family: Family) -> list[str]:
         kind = _kind(lines)
         if kind == "json":
             found = [
-                as_text(place, _grid_of(place, value), family)
+                as_text(place, _fields_of(place, value)["question"], family)
                 for place, value in itertools.islice(_json(lines), 100)
             ]
             return [*found[:1], "\n".join(found)]
@@ -358,8 +361,9 @@ def _object(place: str, value: Any, needed: Sequence[str]) -> dict[str, Any]:
     return _by_name(value)
 
 
-def _grid_of(place: str, value: Any) -> Any:
-    return _object(place, value, ["question"])["question"] if isinstance(value, dict) else value
+def _fields_of(place: str, value: Any) -> dict[str, Any]:
+    """The fields of an object, or of a grid alone."""
+    return _object(place, value, ["question"]) if isinstance(value, dict) else {"question": value}
 
 
 def _json_questions(lines: Lines, family: Family, bad: Bad) -> Iterator[Question]:
@@ -367,7 +371,8 @@ def _json_questions(lines: Lines, family: Family, bad: Bad) -> Iterator[Question
     values = _json(lines, bad)
     for place, value in values:
         try:
-            text = as_text(place, _grid_of(place, value), family)
+            fields = _fields_of(place, value)
+            text = as_text(place, fields["question"], family)
         except UserError as error:
             bad(error)
             continue
@@ -376,7 +381,7 @@ def _json_questions(lines: Lines, family: Family, bad: Bad) -> Iterator[Question
             rest = [as_text(where, each, family) for where, each in values]
             yield Question("\n".join([text, *rest]), lines.name)
             return
-        yield Question(text, place)
+        yield Question(text, place, fields)
 
 
 # --- lines

@@ -48,7 +48,7 @@ class Service:
             found = self._solver(name, config.family).found
             assert found is not None
             # A step on a server is one call, which says what stands at its end.
-            about = {"calls": ["answer"], **export.described(found, export.View(found.model))}
+            about = {"calls": ["answer"], **export.described(found)}
             self._page.append({"name": name, "server": "v1/think", "about": about})
 
     def close(self) -> None:
