@@ -203,7 +203,7 @@ BAD = [
     (["data", "maze", "--out", "new", "--seed", str(2**64)], "seed"),
     (["eval", "model", "--data", "good.csv", "--curve-depths", "4"], "need a folder: --curve"),
     (
-        ["data", "sudoku", "--out", "new", "--box-rows", "2", "--box-cols", "2", "--train", "99"],
+        ["data", "sudoku", "--out", "new", "--box-rows", "2", "--box-cols", "2", "--train", "99", "--quiet"],
         "ask for fewer puzzles",
     ),
     (["info", "nope"], "no model 'nope'"),
@@ -226,6 +226,11 @@ BAD = [
         "longer than 21 cells: give",
     ),
     (["data", "sudoku", "--out", "new", *BOARD, "--extra-clues", "99"], "extra_clues 99 fills a whole board"),
+    (
+        ["data", "sudoku", "--out", "new", *BOARD, "--like", "good.csv", "--extra-clues", "1"],
+        "--extra-clues would do nothing with --like",
+    ),
+    (["data", "sudoku", "--out", "new", "--like", "good.csv", "--train", "0"], "give --train"),
     (["trian", "mini"], "no command 'trian'; did you mean train?"),
     (["info", "--quiet", "--verbose"], "give --quiet or --verbose, not both"),
 ]
@@ -666,6 +671,26 @@ def test_data_writes_files_once(capsys, here):
     assert (code, out) == (2, "")
     assert err == "trm: error: new/data/train.csv exists; choose another folder with --out\n"
     assert (here / "new/data/train.csv").read_bytes() == before
+
+
+def test_data_like_others(capsys, here):
+    box = ["--box-rows", "2", "--box-cols", "2"]
+    like = ["data", "sudoku", *box, "--like", "good.csv", "--train", "5"]
+    assert run(capsys, *like, "--out", "a")[:2] == (0, "a/train.csv: 5 puzzles\n")
+    given, made = (read_puzzles(Path(name), tiny.TASK) for name in ("good.csv", "a/train.csv"))
+    assert {each.tobytes() for each in made.answers_NL} <= {each.tobytes() for each in given.answers_NL}
+    avoid = ["--avoid", "good.csv, a/train.csv"]
+    assert run(capsys, *like, *avoid, "--out", "b")[0] == 0
+    forms = [
+        {tiny.TASK.canonical(tokens_L) for tokens_L in read_puzzles(Path(name), tiny.TASK).tokens_NL}
+        for name in ("good.csv", "a/train.csv", "b/train.csv")
+    ]
+    assert [len(each) for each in forms[1:]] == [5, 5] and not (forms[0] | forms[1]) & forms[2]
+    maze = ["data", "maze", "--height", "9", "--width", "9", "--train", "2"]
+    path = ["--min-path", "5", "--validation", "0", "--test", "0"]
+    assert run(capsys, *maze, *path, "--out", "maze")[0] == 0
+    code, _, errors = run(capsys, *maze, "--like", "maze/train.csv", "--out", "c")
+    assert code == 2 and "of the family maze are not made like others: leave --like out" in errors
 
 
 def test_data_grid_says_what_went_to_each_split(capsys):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trm.errors import UserError
 from trm.puzzles.sudoku import generator as sudoku_generator
-from trm.puzzles.sudoku.generator import canonical, generate, minimal_puzzle, random_solution
+from trm.puzzles.sudoku.generator import canonical, generate, minimal_puzzle, more_like, random_solution
 from trm.puzzles.sudoku.solver import guesses, is_solution, search
 
 SHAPES = [(2, 2), (2, 3), (3, 2), (2, 4), (3, 3), (3, 4), (4, 4)]
@@ -298,6 +298,40 @@ def test_avoided_puzzles_do_not_come_again():
     assert len(forms[0]) == 6 and len(forms[1]) == 30 and not forms[0] & forms[1]
     with pytest.raises(UserError, match="only 30 of 31"):
         generate(2, 2, {"all": 31}, 1, avoid=first[:6])
+
+
+@pytest.mark.parametrize(("box", "count"), [((2, 3), 60), ((3, 3), 12)])
+def test_puzzles_like_others_share_their_solutions_and_are_as_hard(box, count):
+    of, avoid = (generate(*box, {"a": 4}, seed, guesses=(1, 1000))["a"] for seed in (0, 1))
+    made = more_like(of.puzzles, of.solutions, *box, count, seed=0, avoid=avoid.puzzles)
+    assert len(made.puzzles) == count
+    known = {solution.tobytes(): rating for solution, rating in zip(of.solutions, of.ratings, strict=True)}
+    for puzzle, solution, rating in zip(*made, strict=True):
+        found = search(puzzle, *box, limit=2)
+        assert len(found.solutions) == 1 and (found.solutions[0] == solution).all()
+        assert rating == guesses(puzzle, *box) >= 0.6 * known[solution.tobytes()]
+        for cell in np.flatnonzero(puzzle):  # minimal
+            without = puzzle.copy()
+            without[cell] = 0
+            assert len(search(without, *box, limit=2).solutions) == 2
+    forms = {canonical(puzzle, *box) for puzzle in made.puzzles}
+    assert len(forms) == count and not forms & {canonical(puzzle, *box) for puzzle in of.puzzles}
+    per_solution = [(made.solutions == solution).all(1).sum() for solution in of.solutions]
+    assert min(per_solution) > 0
+    again = more_like(of.puzzles, of.solutions, *box, count, seed=0, avoid=avoid.puzzles)
+    assert (again.puzzles == made.puzzles).all()
+    first = more_like(of.puzzles, of.solutions, *box, 3, seed=0)
+    others = more_like(of.puzzles, of.solutions, *box, count, seed=0, avoid=first.puzzles)
+    assert not {canonical(puzzle, *box) for puzzle in first.puzzles} & {
+        canonical(puzzle, *box) for puzzle in others.puzzles
+    }
+
+
+def test_more_puzzles_like_others_than_there_are(monkeypatch):
+    monkeypatch.setattr(sudoku_generator, "PATIENCE", 200)
+    of = generate(2, 2, {"a": 1}, 0)["a"]
+    with pytest.raises(UserError, match=r"only \d+ of 1000 other puzzles were found before 200 tries"):
+        more_like(of.puzzles, of.solutions, 2, 2, 1000, seed=0)
 
 
 def test_clues_for_all_cells_are_refused():

@@ -23,7 +23,9 @@ Args:
     out: Folder for train.csv, validation.csv and test.csv.
     board: Boards of the family.
     puzzles: Which puzzles, and how many.
-    avoid: CSV file of puzzles to which no new one may be equivalent.
+    like: File of puzzles with answers: the new ones have these answers and are about as hard, for training
+        alone, so that only --train counts (Sudokus only).
+    avoid: Files of puzzles to which no new one may be equivalent, separated by commas.
     seed: Seed of the generator.
 """
 
@@ -51,10 +53,19 @@ def _generator(kind: type[FamilyConfig]) -> Callable[..., int] | None:
         out: Path,
         board: Annotated[FamilyConfig, arg(name="")] = usual_board,
         puzzles: Annotated[GeneratorConfig, arg(name="")] = usual_puzzles,
+        like: str = "",
         avoid: str = "",
         seed: int = 0,
     ) -> int:
-        return _generate(board, puzzles, out, avoid, seed)
+        if like:
+            idle = [
+                f"--{name.replace('_', '-')}"
+                for name, value in usual_puzzles.model_dump().items()
+                if name not in usual_puzzles.counts() and getattr(puzzles, name) != value
+            ]
+            if idle:
+                raise UserError(f"{idle[0]} would do nothing with --like: leave one of them out")
+        return _generate(board, puzzles, out, like, avoid, seed)
 
     generate.__doc__ = generator.about + _ARGUMENTS
     return generate
@@ -170,7 +181,9 @@ def arc(
     return 0
 
 
-def _generate(board: FamilyConfig, puzzles: GeneratorConfig, out: Path, avoid: str, seed: int) -> int:
+def _generate(
+    board: FamilyConfig, puzzles: GeneratorConfig, out: Path, like: str, avoid: str, seed: int
+) -> int:
     """Generate the splits of a family and write them as CSV files."""
     from trm.data import sources
     from trm.files import full_disk_is_a_user_error
@@ -178,16 +191,24 @@ def _generate(board: FamilyConfig, puzzles: GeneratorConfig, out: Path, avoid: s
     from trm.terminal import bar
 
     at_least(0, seed=seed)
-    wanted = {name: count for name, count in puzzles.counts().items() if count}
+    counts = {"train": puzzles.train} if like else puzzles.counts()
+    wanted = {name: count for name, count in counts.items() if count}
     if not wanted:
-        raise UserError("nothing to generate: give --train, --validation or --test")
+        raise UserError(
+            f"nothing to generate: give {'--train' if like else '--train, --validation or --test'}"
+        )
     taken = [out / f"{name}.csv" for name in wanted if (out / f"{name}.csv").exists()]
     if taken:
         raise UserError(f"{taken[0]} exists; choose another folder with --out")
     family = board.build()
-    avoided = sources.read(avoid, family) if avoid else None
+    avoided = [sources.read(name.strip(), family) for name in avoid.split(",")] if avoid else []
+    given = sources.read(like, family) if like else None
     with bar(console(stderr=True), "generating", sum(wanted.values())) as progress:
-        splits = sources.generate(puzzles, family, seed, progress.at, avoided)
+        if given is None:
+            splits = sources.generate(puzzles, family, seed, progress.at, avoided)
+        else:
+            made = sources.more_like(given, family, puzzles.train, seed, progress.at, avoided)
+            splits = {"train": made}
     with full_disk_is_a_user_error(f"not all of {out} was written"):
         out.mkdir(parents=True, exist_ok=True)
         for name in wanted:

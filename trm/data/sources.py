@@ -1,7 +1,8 @@
 """Where puzzles come from: local files, files of the hub pinned by revision and hash, or a generator."""
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,16 +107,32 @@ def generate(
     family: Family,
     seed: int,
     progress: Callable[[int], None] = lambda found: None,
-    avoid: Puzzles | None = None,
+    avoid: Sequence[Puzzles] = (),
 ) -> dict[str, Puzzles]:
     """Generate the splits that the configuration asks for, all essentially different.
 
     With `avoid` they are also essentially different from those puzzles. `progress` is called with the
     number found so far.
     """
-    boards = () if avoid is None else avoid.tokens_NL
-    splits = family.generate(config, seed, boards, progress)
+    splits = family.generate(config, seed, _boards(avoid), progress)
     return {name: from_arrays(*arrays) for name, arrays in splits.items()}
+
+
+def more_like(
+    given: Puzzles,
+    family: Family,
+    count: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda found: None,
+    avoid: Sequence[Puzzles] = (),
+) -> Puzzles:
+    """Other puzzles with the answers of given ones: see `Family.more_like`."""
+    made = family.more_like(given.tokens_NL, given.answers_NL, count, seed, _boards(avoid), progress)
+    return from_arrays(*made)
+
+
+def _boards(puzzles: Sequence[Puzzles]) -> Iterable[np.ndarray]:
+    return itertools.chain.from_iterable(each.tokens_NL for each in puzzles)
 
 
 def prepare(

@@ -184,6 +184,24 @@ class Family(ABC, Generic[C, G]):
         """
         raise UserError(f"puzzles of the family {self.config.name} cannot be generated: give data.train")
 
+    def more_like(
+        self,
+        tokens_NL: np.ndarray,
+        answers_NL: np.ndarray,
+        count: int,
+        seed: int,
+        avoid: Iterable[np.ndarray],
+        progress: Callable[[int], None],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Other puzzles with the answers of given ones, about as hard: tokens, answers and ratings.
+
+        No two puzzles are equivalent, nor the same as a given one or one to `avoid` (tokens, [L]). UserError
+        where the family cannot make such puzzles.
+        """
+        raise UserError(
+            f"puzzles of the family {self.config.name} are not made like others: leave --like out"
+        )
+
     def prepare(self, config: DataConfig, seed: int) -> TrainingData | None:
         """Training and validation data of a run, for a family whose puzzles are no rows of a file.
 

@@ -18,7 +18,8 @@ class SudokuGeneratorConfig(GeneratorConfig):
 
 For example:
   trm data sudoku --box-rows 2 --box-cols 3 --out data/sudoku-6x6
-  trm data sudoku --train 0 --validation 0 --test 500 --min-guesses 5 --avoid train.csv --out data/hard"""
+  trm data sudoku --train 0 --validation 0 --test 500 --min-guesses 5 --avoid train.csv --out data/hard
+  trm data sudoku --like train.csv --train 10000 --avoid validation.csv,test.csv --out data/more"""
     extra_clues: int = Field(0, ge=0)
     """Clues put back on each minimal puzzle."""
     min_guesses: int = Field(0, ge=0)

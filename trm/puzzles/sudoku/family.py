@@ -166,6 +166,27 @@ class Sudoku(Family[SudokuConfig, SudokuGeneratorConfig]):
             name: (split.puzzles + 1, split.solutions + 1, split.ratings) for name, split in splits.items()
         }
 
+    def more_like(
+        self,
+        tokens_NL: np.ndarray,
+        answers_NL: np.ndarray,
+        count: int,
+        seed: int,
+        avoid: Iterable[np.ndarray],
+        progress: Callable[[int], None],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        puzzles_NL, solutions_NL = (_digits(each).astype(np.uint8) for each in (tokens_NL, answers_NL))
+        found = generator.more_like(
+            puzzles_NL,
+            solutions_NL,
+            *self.box,
+            count,
+            seed,
+            avoid=[_digits(tokens_L).astype(np.uint8) for tokens_L in avoid],
+            progress=progress,
+        )
+        return found.puzzles + 1, found.solutions + 1, found.ratings
+
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None
     ) -> Text:

@@ -27,7 +27,11 @@ from trm.jit import njit
 from trm.puzzles.deal import Different, cut
 from trm.puzzles.sudoku.solver import checked, is_solution, layout, search, search_domains
 
-PATIENCE = 5_000  # tries in a row without a new puzzle before `generate` gives up
+PATIENCE = 5_000  # tries in a row without a new puzzle before a generator gives up
+_SETTLED = 20_000  # guesses within which it must be settled whether another puzzle has one solution
+_LEAST = 0.6  # of the rating of a given puzzle, that puzzles like it have at least
+_TRIES = 12  # for another puzzle like one of them, before it is the next one's turn
+_GO_ON = 0.8  # probability that a walk goes on from where it is
 
 
 class Generated(NamedTuple):
@@ -68,20 +72,29 @@ def minimal_puzzle(
     """
     if not is_solution(solution, solution, box_rows, box_cols):
         raise UserError("a puzzle can only be made from a full, valid grid: solve the board first")
-    puzzle_L = solution.copy()
-    every = (1 << box_rows * box_cols) - 1
-    domains_L = np.int32(1) << (solution.astype(np.int32) - 1)
-    tables = layout(box_rows, box_cols)
-    for cell in rng.permutation(len(solution)):
-        own = domains_L[cell]
-        domains_L[cell] = every ^ own
-        other = search_domains(domains_L, tables, 1, max_guesses)
-        if other.complete and not len(other.solutions):
-            domains_L[cell] = every
-            puzzle_L[cell] = 0
-        else:
-            domains_L[cell] = own
-    return puzzle_L
+    return _thinned(solution, box_rows, box_cols, rng, max_guesses)
+
+
+def other_puzzle(
+    puzzle_L: np.ndarray, solution_L: np.ndarray, box_rows: int, box_cols: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A minimal puzzle with the same solution, a few clues away from a given one; uint8 [L].
+
+    One to four clues are taken away, others given until the solution is the only one again, and then all
+    that the puzzle can do without removed. It may be the same puzzle that comes back.
+    """
+    puzzle_L = puzzle_L.copy()
+    clues_C = np.flatnonzero(puzzle_L)
+    puzzle_L[rng.choice(clues_C, min(rng.integers(1, 5), len(clues_C)), replace=False)] = 0
+    while True:
+        found = search(puzzle_L, box_rows, box_cols, limit=2, max_guesses=_SETTLED)
+        others = [other_L for other_L in found.solutions if (other_L != solution_L).any()]
+        if found.complete and not others:
+            return _thinned(puzzle_L, box_rows, box_cols, rng, _SETTLED)
+        # Where it is not settled whether there is another solution, any further clue helps.
+        open_L = others[0] != solution_L if others else puzzle_L == 0
+        cell = rng.choice(np.flatnonzero(open_L))
+        puzzle_L[cell] = solution_L[cell]
 
 
 def generate(
@@ -148,6 +161,67 @@ def generate(
     return _deal(found, counts, (box_rows * box_cols) ** 2, rng)
 
 
+def more_like(
+    puzzles_nL: np.ndarray,
+    solutions_nL: np.ndarray,
+    box_rows: int,
+    box_cols: int,
+    count: int,
+    seed: int,
+    *,
+    avoid: Iterable[np.ndarray] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Generated:
+    """Other puzzles with the solutions of given ones, about as many of each.
+
+    All are minimal, and no two equivalent, nor one to a given one. A walk leads from puzzle to puzzle
+    (`other_puzzle`), never to one with less than 60 % of the rating of the given one, and is begun anew now
+    and then.
+
+    Args:
+        puzzles_nL: Puzzles, uint8.
+        solutions_nL: The solution of each.
+        box_rows: Rows of a box.
+        box_cols: Columns of a box.
+        count: Number of new puzzles.
+        seed: Equal seeds give equal puzzles.
+        avoid: Boards, uint8 [L], to which no puzzle may be equivalent.
+        progress: Called with the number of puzzles found so far.
+
+    Raises:
+        UserError: 5,000 tries in a row gave no new puzzle.
+    """
+    rng = np.random.default_rng(seed)
+    box = (box_rows, box_cols)
+    different = Different(canonical(board_L, *box) for board_L in (*puzzles_nL, *avoid))
+    least = [_LEAST * search(puzzle_L, *box, 1, _SETTLED).guesses for puzzle_L in puzzles_nL]
+    here = list(puzzles_nL)
+    found: list[tuple[np.ndarray, np.ndarray, int]] = []
+    misses = 0
+    number = tried = (
+        0  # a hard puzzle gets more tries than an easy one, so that there are about as many of each
+    )
+    while len(found) < count:
+        start_L = here[number] if rng.random() < _GO_ON else puzzles_nL[number]
+        puzzle_L = other_puzzle(start_L, solutions_nL[number], *box, rng)
+        rating = search(puzzle_L, *box, 1, _SETTLED).guesses
+        tried, misses = tried + 1, misses + 1
+        if rating >= least[number] and different.add(canonical(puzzle_L, *box)):
+            here[number] = puzzle_L
+            found.append((puzzle_L, solutions_nL[number], rating))
+            tried = misses = 0
+            if progress:
+                progress(len(found))
+        elif misses == PATIENCE:
+            raise UserError(
+                f"only {len(found)} of {count} other puzzles were found before {PATIENCE} tries in a row "
+                "gave nothing new: ask for fewer"
+            )
+        if tried in (0, _TRIES):
+            number, tried = (number + 1) % len(here), 0
+    return _gathered(found, (box_rows * box_cols) ** 2)
+
+
 def canonical(board_L: np.ndarray, box_rows: int, box_cols: int) -> bytes:
     """The canonical form of a puzzle or full grid: an image of it, L bytes.
 
@@ -164,6 +238,30 @@ def canonical(board_L: np.ndarray, box_rows: int, box_cols: int) -> bytes:
         turned_L = np.ascontiguousarray(board_L.reshape(n, n).T).reshape(-1)
         _least_image(turned_L, box_rows, box_cols, here, best, True)
     return best.image_L.tobytes()
+
+
+def _thinned(
+    board_L: np.ndarray, box_rows: int, box_cols: int, rng: np.random.Generator, max_guesses: int
+) -> np.ndarray:
+    """Remove clues of a board with one solution, in random order, while it stays the only one."""
+    puzzle_L = board_L.copy()
+    every = (1 << box_rows * box_cols) - 1
+    domains_L = np.where(board_L, np.int32(1) << (board_L.astype(np.int32) - 1).clip(0), every).astype(
+        np.int32
+    )
+    tables = layout(box_rows, box_cols)
+    for cell in rng.permutation(len(board_L)):
+        if not board_L[cell]:
+            continue
+        own = domains_L[cell]
+        domains_L[cell] = every ^ own
+        other = search_domains(domains_L, tables, 1, max_guesses)
+        if other.complete and not len(other.solutions):
+            domains_L[cell] = every
+            puzzle_L[cell] = 0
+        else:
+            domains_L[cell] = own
+    return puzzle_L
 
 
 def _with_clues(
@@ -183,11 +281,16 @@ def _deal(
     rng: np.random.Generator,
 ) -> dict[str, Generated]:
     """Deal the rows into splits in random order: rare puzzles are found late, and belong everywhere."""
-    puzzles = np.array([row[0] for row in rows], np.uint8).reshape(-1, cells)
-    solutions = np.array([row[1] for row in rows], np.uint8).reshape(-1, cells)
-    ratings = np.array([row[2] for row in rows], np.int32)
     parts = cut(rng.permutation(len(rows)), counts)
-    return {name: Generated(puzzles[part], solutions[part], ratings[part]) for name, part in parts.items()}
+    return {name: _gathered([rows[at] for at in part], cells) for name, part in parts.items()}
+
+
+def _gathered(rows: list[tuple[np.ndarray, np.ndarray, int]], cells: int) -> Generated:
+    return Generated(
+        np.array([row[0] for row in rows], np.uint8).reshape(-1, cells),
+        np.array([row[1] for row in rows], np.uint8).reshape(-1, cells),
+        np.array([row[2] for row in rows], np.int32),
+    )
 
 
 class _Node(NamedTuple):
