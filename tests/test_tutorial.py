@@ -44,14 +44,11 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_unseen_puzzles_are_solved(folder, capsys):
-    test = str(folder / "data" / "latin" / "test.csv")
-    assert (
-        cli.main(["eval", str(folder / "runs" / "latin"), "--data", test, "--weights", "ema", "--json"]) == 0
-    )
-    report = json.loads(capsys.readouterr().out)
-    assert report["n"] == 300
-    assert report["weights"]["ema"]["early_stop"]["exact"]["value"] > 0.9
+def test_unseen_puzzles_are_solved(folder):
+    printed = (folder / "printed").read_text()
+    assert "n = 200" in printed
+    (ema,) = re.findall(r"exact, stopping early\s+│\s+([\d.]+) %", printed)
+    assert float(ema) > 90
 
 
 def test_the_tutorial_shows_what_is_printed(folder):
@@ -72,7 +69,7 @@ def test_answers_say_that_nobody_checked_them(folder):
 def test_the_python_example_runs(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     (example,) = blocks("python")
-    exec(compile(example.replace("400", "3"), "TUTORIAL.md", "exec"), {})  # our own text, in few steps
+    exec(compile(example.replace("200", "3"), "TUTORIAL.md", "exec"), {})  # our own text, in few steps
     assert len(capsys.readouterr().out.strip().split("/")) == 4
 
 
