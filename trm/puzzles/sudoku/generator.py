@@ -25,7 +25,7 @@ import numpy as np
 from trm.errors import UserError
 from trm.jit import njit
 from trm.puzzles.deal import Different, cut
-from trm.puzzles.sudoku.solver import checked, is_solution, layout, search, search_domains
+from trm.puzzles.sudoku.solver import checked, guesses, is_solution, layout, search, search_domains
 
 PATIENCE = 5_000  # tries in a row without a new puzzle before a generator gives up
 _SETTLED = 20_000  # guesses within which it must be settled whether another puzzle has one solution
@@ -194,17 +194,15 @@ def more_like(
     rng = np.random.default_rng(seed)
     box = (box_rows, box_cols)
     different = Different(canonical(board_L, *box) for board_L in (*puzzles_nL, *avoid))
-    least = [_LEAST * search(puzzle_L, *box, 1, _SETTLED).guesses for puzzle_L in puzzles_nL]
+    least = [_LEAST * guesses(puzzle_L, *box, _SETTLED) for puzzle_L in puzzles_nL]
     here = list(puzzles_nL)
     found: list[tuple[np.ndarray, np.ndarray, int]] = []
     misses = 0
-    number = tried = (
-        0  # a hard puzzle gets more tries than an easy one, so that there are about as many of each
-    )
+    number = tried = 0  # a hard puzzle gets more tries, so that there are about as many of each
     while len(found) < count:
         start_L = here[number] if rng.random() < _GO_ON else puzzles_nL[number]
         puzzle_L = other_puzzle(start_L, solutions_nL[number], *box, rng)
-        rating = search(puzzle_L, *box, 1, _SETTLED).guesses
+        rating = guesses(puzzle_L, *box, _SETTLED)
         tried, misses = tried + 1, misses + 1
         if rating >= least[number] and different.add(canonical(puzzle_L, *box)):
             here[number] = puzzle_L
