@@ -81,7 +81,7 @@ $(VENDOR)/.ready: package.json
 	touch $@
 
 site/models.json: .venv/ready $(VENDOR)/.ready $(PAGE)
-	$(BIN)/trm page sudoku-9x9 mini maze-30x30 --out site
+	$(BIN)/trm page mini sudoku-9x9 maze-30x30 --out site
 
 # A test that cannot run must not look like one that passed.
 test-page: page

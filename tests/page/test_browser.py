@@ -27,6 +27,7 @@ AXE = ROOT / "node_modules/axe-core/axe.min.js"
 FOUR = "2.4.......2....3"
 SIX = "..15....6.1.2......3.........3.6..21"
 FAMOUS = "8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4.."
+HARD = ".7.....9.2...7...1..52..7...5..9.1..6.4.......3.8...4......3....2..5.9....86....3"
 # Steps alone have not solved it after three.
 SLOWER = "1....7.9..3..2...8..96..5....53..9...1..8...26....4...3......1..4......7..7...3.."
 # Nor this one after eight: a search decides.
@@ -45,8 +46,8 @@ def test_opens_with_a_puzzle_being_solved_and_needs_no_network_after_that(page):
     first = page.evaluate("performance.getEntriesByType('resource').map((each) => each.encodedBodySize)")
     assert sum(first) < 15e6
     page.context.set_offline(True)
-    page.select_option("#example", label="9\u00d79, few clues")
-    page.wait_for_function("location.hash.includes('..1..93')")
+    page.select_option("#example", label="6\u00d76, another")
+    page.wait_for_function("location.hash.includes('...4...43')")
     assert "checked by the rules" in solved(page)
 
 
@@ -108,7 +109,7 @@ def test_a_wrong_answer_is_called_wrong(page):
 
 
 def test_the_scrubber_goes_through_steps_and_cycles(page):
-    solved(opened(page))
+    solved(opened(page, "sudoku-9x9", HARD))
     frames = int(page.get_attribute("#scrubber", "max"))
     page.locator("#scrubber").fill("0")
     assert page.text_content("#where") == "before the first step"
@@ -142,7 +143,7 @@ def test_an_unsure_network_shows_marks_until_the_rules_confirm_its_answer(page):
 
 
 def test_pokes_are_recovered_from(page):
-    solved(opened(page))
+    solved(opened(page, "sudoku-9x9", HARD))
     frames = int(page.get_attribute("#scrubber", "max"))
     cell(page, 0).click()  # erases the answer of an open cell
     page.wait_for_function(f"document.getElementById('scrubber').max > {frames}")

@@ -14,7 +14,7 @@ def page(models: Positional[tuple[str, ...]] = (), /, *, out: Path | None = None
     It needs no server but one for static files, and no network once it is loaded.
 
     For example:
-      trm page sudoku-9x9 mini maze-30x30 --out site
+      trm page mini sudoku-9x9 maze-30x30 --out site
       python -m http.server --directory site
 
     Args:

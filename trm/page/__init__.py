@@ -25,6 +25,8 @@ RUNTIME = "onnxruntime-web"
 # The files of the runtime that a browser loads.
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _FRONT_END = (".html", ".css", ".js")
+# The worker loads the runtime, which takes longest: it begins before any of the scripts is read.
+_BEGIN = '<script>begun = new Worker("worker.js", { type: "module" });</script>'
 
 
 def build(
@@ -108,9 +110,9 @@ def front_end(folder: Path) -> None:
 
 
 def _preload(folder: Path, listed: list[dict[str, Any]]) -> None:
-    """Let the browser fetch at once what it will need: the scripts and the first model.
+    """Let the browser fetch at once what it will need: the worker, the scripts and the first model.
 
-    Not the runtime: it is too large for some caches, and the worker would fetch it once more.
+    The runtime is left to the worker: it is too large for some caches and would be fetched twice.
     """
     files = [
         entry["folder"] + name for entry in listed[:1] for name in (export.MODEL, *_graphs(entry["about"]))
@@ -120,8 +122,9 @@ def _preload(folder: Path, listed: list[dict[str, Any]]) -> None:
     links += [f'<link rel="preload" href="{file}" as="fetch" crossorigin />' for file in files]
     path = folder / "index.html"
     html = path.read_text(encoding="utf-8")
-    text = "".join(f"    {link}\n" for link in links)
-    path.write_text(html.replace("  </head>\n", text + "  </head>\n"), encoding="utf-8")
+    text = "".join(f"    {link}\n" for link in [_BEGIN, *links])
+    charset = '<meta charset="utf-8" />\n'  # which must come first
+    path.write_text(html.replace(charset, charset + text), encoding="utf-8")
 
 
 def _graphs(about: dict[str, Any]) -> list[str]:

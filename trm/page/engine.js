@@ -1,8 +1,9 @@
 // An engine computes what a model thinks; the page knows nothing else of how that is done.
 //
-//   about                what is known of the model
-//   initial(asked)       the state before the first step: {y, z}, Float32Arrays
-//   step(asked, state)   one supervision step; a promise of {thoughts, state}
+//   about                     what is known of the model
+//   initial(asked)            the state before the first step: {y, z}, Float32Arrays
+//   step(asked, state, say)   one supervision step; a promise of the state after it. `say` is told every thought
+//                             as soon as it is there
 //
 // What is asked: {shape, rows, tokens, texts, puzzleId}. `shape` is how a board lies in the model's tensors (see
 // the families): {cells, positions, vocabulary}. `rows` puzzles of one shape are thought about at once, as tokens
@@ -28,11 +29,14 @@ class Engine {
 export class LocalEngine extends Engine {
   static async open({ folder }) {
     const engine = new LocalEngine();
-    engine.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    // A site's own index.html has begun one already, which loads the runtime while the scripts come in.
+    engine.worker = globalThis.begun ?? new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    globalThis.begun = null;
     engine.waiting = new Map();
     engine.asked = 0;
     engine.worker.onmessage = ({ data }) => {
-      const { resolve, reject } = engine.waiting.get(data.id);
+      const { resolve, reject, say } = engine.waiting.get(data.id);
+      if (data.thought) return say(data.thought);
       engine.waiting.delete(data.id);
       data.error ? reject(new Error(data.error)) : resolve(data.result);
     };
@@ -48,16 +52,16 @@ export class LocalEngine extends Engine {
     this.worker.terminate();
   }
 
-  ask(message) {
+  ask(message, say) {
     const id = this.asked++;
     return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
+      this.waiting.set(id, { resolve, reject, say });
       this.worker.postMessage({ id, ...message });
     });
   }
 
-  step({ shape, rows, tokens, puzzleId }, state) {
-    return this.ask({ shape, rows, tokens, puzzleId, state });
+  step({ shape, rows, tokens, puzzleId }, state, say) {
+    return this.ask({ shape, rows, tokens, puzzleId, state }, say);
   }
 }
 
@@ -67,7 +71,7 @@ export class ServerEngine extends Engine {
     return Object.assign(new ServerEngine(), { name, server, about });
   }
 
-  async step({ rows, texts, puzzleId }, state) {
+  async step({ rows, texts, puzzleId }, state, say) {
     const given = {};
     for (const [name, values] of Object.entries(state)) given[name] = await written(values);
     const body = JSON.stringify({ model: this.name, puzzles: texts, puzzle_id: puzzleId, state: given });
@@ -76,8 +80,8 @@ export class ServerEngine extends Engine {
     const after = {};
     for (const [name, text] of Object.entries(said.state)) after[name] = await read(text);
     const { y, z } = said.moved;
-    const thought = { logits: await read(said.logits), halt: said.halt, conflict: null, movedY: y, movedZ: z ? [z] : [] };
-    return { thoughts: [thought], state: after };
+    say({ logits: await read(said.logits), halt: said.halt, conflict: null, movedY: y, movedZ: z ? [z] : [] });
+    return after;
   }
 }
 

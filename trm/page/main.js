@@ -113,8 +113,15 @@ async function loop() {
     if (at < thinking.frames.length - 1) at++;
     else if (ended()) playing = false;
     else {
-      await thinking.step();
-      at++;
+      // What it says after the first cycle is shown while the others are computed.
+      const next = at + 1;
+      const arrived = () => {
+        if (at === next) return;
+        at = next;
+        show();
+      };
+      await thinking.step(arrived);
+      at = next;
     }
     show();
     if (playing) await Promise.race([new Promise((on) => setTimeout(on, delay())), new Promise((on) => (wake = on))]);

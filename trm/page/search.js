@@ -57,9 +57,9 @@ export class Searching extends Thinking {
       state[name] = new Float32Array(branches.length * fresh[name].length);
       branches.forEach((branch, row) => state[name].set((branch.state ?? fresh)[name], row * fresh[name].length));
     }
-    const made = await this.engine.step(asked, state);
-    const thought = made.thoughts.at(-1);
-    branches.forEach((branch, row) => this.note(branch, thought, made.state, row));
+    let thought;
+    const after = await this.engine.step(asked, state, (each) => (thought = each));
+    branches.forEach((branch, row) => this.note(branch, thought, after, row));
     this.steps += branches.length;
     const found = branches.find((branch) => branch.moved && branch.said.verdict.right);
     if (found) this.over = true;

@@ -46,19 +46,20 @@ export class Thinking {
     };
   }
 
-  // One supervision step of all rollouts.
-  async step() {
+  // One supervision step of all rollouts; `arrived` is called after every frame.
+  async step(arrived = () => {}) {
     const state = this.noise ? this.disturbed(this.noise, 1) : this.state;
-    const made = await this.engine.step(this.asked, state);
-    this.state = made.state;
+    const first = this.frames.length;
     this.steps++;
-    made.thoughts.forEach((thought, cycle) => {
-      this.frames.push(this.frame(thought, cycle, cycle === made.thoughts.length - 1));
+    this.state = await this.engine.step(this.asked, state, (thought) => {
+      this.frames.push(this.frame(thought, this.frames.length - first));
+      arrived();
     });
+    Object.assign(this.frames.at(-1), { whole: true, state: this.state });
     this.forget();
   }
 
-  frame(thought, cycle, whole) {
+  frame(thought, cycle) {
     const before = this.frames.at(-1);
     const rollouts = this.ways.map((way, row) => {
       const seen = this.read(thought, way, row);
@@ -75,7 +76,7 @@ export class Thinking {
         verdict: this.family.verdict(this.board, this.tokens, seen.answer),
       };
     });
-    return { step: this.steps, cycle, whole, tokens: this.tokens, rollouts, state: whole ? this.state : null };
+    return { step: this.steps, cycle, whole: false, tokens: this.tokens, rollouts, state: null };
   }
 
   // What one rollout says, in the cells and symbols of the puzzle as it was asked.

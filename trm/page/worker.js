@@ -8,6 +8,9 @@ ort.env.wasm.wasmPaths = new URL("vendor/", import.meta.url).href;
 // A session of nothing fails, but not before the runtime is there: what takes longest begins before any model is known.
 ort.InferenceSession.create(new Uint8Array()).catch(() => {});
 
+// The exporter has left nothing to optimize: the attempt would only delay the first thought.
+const OPTIONS = { executionProviders: ["wasm"], graphOptimizationLevel: "disabled" };
+
 let about, sessions;
 
 async function open(folder) {
@@ -17,7 +20,7 @@ async function open(folder) {
   sessions = {};
   for (const [i, name] of names.entries()) {
     const graph = new Uint8Array(await (await files[i]).arrayBuffer());
-    sessions[name] = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+    sessions[name] = await ort.InferenceSession.create(graph, OPTIONS);
   }
   return about;
 }
@@ -32,14 +35,14 @@ function distance(before, after, rows) {
   });
 }
 
-async function step({ shape, rows, tokens, puzzleId, state }) {
+// One supervision step; what the model says is told after every cycle.
+async function step({ shape, rows, tokens, puzzleId, state }, say) {
   const values = {
     tokens: new ort.Tensor("int64", BigInt64Array.from(tokens, BigInt), [rows, ...shape.cells]),
     puzzle_ids: new ort.Tensor("int64", new BigInt64Array(rows).fill(BigInt(puzzleId)), [rows]),
   };
   for (const [name, array] of Object.entries(state))
     values[name] = new ort.Tensor("float32", array, [rows, ...shape.positions, about.width]);
-  const thoughts = [];
   let moved = [];
   for (const call of about.calls) {
     const graph = about.graphs[call];
@@ -50,7 +53,7 @@ async function step({ shape, rows, tokens, puzzleId, state }) {
     for (const name of ["y", "z"]) if (made[`next_${name}`]) values[name] = made[`next_${name}`];
     if (call === "latent") moved.push(far);
     else {
-      thoughts.push({
+      say({
         logits: made.logits.data,
         halt: Array.from(made.halt.data),
         conflict: made.conflict ? made.conflict.data : null,
@@ -60,13 +63,13 @@ async function step({ shape, rows, tokens, puzzleId, state }) {
       moved = [];
     }
   }
-  const after = Object.fromEntries(Object.keys(state).map((name) => [name, values[name].data]));
-  return { thoughts, state: after };
+  return Object.fromEntries(Object.keys(state).map((name) => [name, values[name].data]));
 }
 
 self.onmessage = async ({ data }) => {
   try {
-    const result = data.open ? await open(data.open) : await step(data);
+    const say = (thought) => self.postMessage({ id: data.id, thought });
+    const result = data.open ? await open(data.open) : await step(data, say);
     self.postMessage({ id: data.id, result });
   } catch (error) {
     self.postMessage({ id: data.id, error: String(error.message || error) });
