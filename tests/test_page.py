@@ -48,7 +48,8 @@ def test_a_site_holds_all_that_a_browser_asks_for(tmp_path, runtime, monkeypatch
     html = (tmp_path / "site/index.html").read_text()
     for file in re.findall(r'<link rel="preload" href="([^"]+)"', html):
         assert (tmp_path / "site" / file).is_file()
-    assert html.index("<meta charset") < html.index('begun = new Worker("worker.js"') < html.index('src="main.js"')
+    begun = html.index('begun = new Worker("worker.js"')
+    assert html.index("<meta charset") < begun < html.index('src="main.js"')
 
 
 def test_a_family_that_the_page_does_not_draw_is_refused(tmp_path, runtime, monkeypatch):

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import together
 import torch
-from test_train import config, weights
+from test_train import config, metrics, weights
 
 from trm import pretrained, processes
 from trm.config import dump_config
@@ -29,7 +29,7 @@ from trm.inference import evaluate
 from trm.training import checkpoint, history, loop
 from trm.training.loop import train
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "3"))
 EVERY = int(os.environ.get("EVERY", "61"))
 SETTINGS = config(
     train={"steps": 8, "log_every": 1, "eval_every": 4, "checkpoint_every": 1, "loggers": ()},
@@ -97,6 +97,8 @@ def test_killed_at_random_moments(tmp_path: Path, undisturbed, count: int):
             said = [(tmp_path / f"log{rank}").read_text() for rank in range(count)]
             assert codes == [0] * count, said
         assert weights(folder) == wanted, f"after {kills} kills"
+        logged = [line["step"] for line in metrics(folder, "train")]
+        assert logged == list(range(1, SETTINGS.train.steps + 1)), "every step is logged once"
         assert nothing_is_left_over(folder)
         shutil.rmtree(folder)
         print(f"{count} processes: {kills} kills in {runs} runs, {early} before they had begun; 0 lost")

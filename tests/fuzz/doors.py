@@ -17,8 +17,8 @@ from trm import cli, pretrained
 from trm.commands import train as train_command
 from trm.config import ComputeConfig, Effort, dump_config, parse
 from trm.data import sources
+from trm.data.layout import lay_out
 from trm.errors import UserError
-from trm.fitting import lay_out
 from trm.inference.solver import Solver
 from trm.models import build
 from trm.original import checkpoints as original

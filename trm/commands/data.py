@@ -112,7 +112,7 @@ def grid(
         recipe: The recipe from which model, optimizer and length of the run are taken.
         seed: Seed of the split.
     """
-    from trm.fitting import lay_out
+    from trm.data.layout import lay_out
     from trm.puzzles.grid.readers import puzzle_ids, read_rows
 
     at_least(0, seed=seed, test=test)
