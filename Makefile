@@ -39,7 +39,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 fuzz: setup
 	TRM_FUZZ_SECONDS=$${TRM_FUZZ_SECONDS:-3600} $(BIN)/pytest tests/fuzz

@@ -1,6 +1,23 @@
 """Settings shared by all tests."""
 
+import pytest
 import torch
 
 # The models of the tests are tiny: one thread each is fastest, and leaves the cores to parallel workers.
 torch.set_num_threads(1)
+
+# Workers take whole files, so that what a file prepares is prepared once; those that take longest come first.
+LONGEST = (
+    "test_tutorial",
+    "test_export",
+    "test_processes",
+    "test_cli",
+    "test_chaos",
+    "test_kernels",
+    "test_models",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, or one of them would be left over for one worker in the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))

@@ -25,7 +25,6 @@ runs = pytest.mark.skipif(not (INTERPRETED or CUDA), reason="runs in the interpr
 # The kernels' float32 is exact; bfloat16 rounds to 2^-9, and the interpreter cuts instead of rounding.
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"])
-gates = pytest.mark.parametrize("gate", ["swiglu", "normed"])
 
 
 def sizes(name: str, *values: int) -> pytest.MarkDecorator:
@@ -125,8 +124,7 @@ def test_long_sequences_are_left_to_plain():
 
 
 @runs
-@gates
-def test_the_operators_are_registered_as_torch_wants_them(gate: str):
+def test_the_operators_are_registered_as_torch_wants_them():
     """Shapes without running, gradients, and tracing: what torch.compile relies on."""
     from trm.kernels import fused
 
@@ -134,9 +132,8 @@ def test_the_operators_are_registered_as_torch_wants_them(gate: str):
     h = draw(2, 16, 16).to(DEVICE, torch.float32).requires_grad_()
     up, down = draw(512, 16).to(h.device, h.dtype), draw(16, 256).to(h.device, h.dtype)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
-    normed = gate == "normed"
-    torch.library.opcheck(fused.tokens.mix, (h, up, down, normed), test_utils=tests)
-    torch.library.opcheck(fused.channels.mix, (h, up, down, normed, True), test_utils=tests)
+    torch.library.opcheck(fused.tokens.mix, (h, up, down, True), test_utils=tests)
+    torch.library.opcheck(fused.channels.mix, (h, up, down, True, True), test_utils=tests)
     torch.library.opcheck(fused.channels.add_norm, (h, h.detach()), test_utils=tests)
 
 
