@@ -9,7 +9,6 @@ torch.set_num_threads(1)
 # Workers take whole files, so that what a file prepares is prepared once; those that take longest come first.
 LONGEST = (
     "test_tutorial",
-    "test_export",
     "test_processes",
     "test_cli",
     "test_chaos",

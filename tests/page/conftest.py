@@ -1,28 +1,32 @@
-"""Fixtures of the page's tests."""
+"""Fixtures of the page's tests, which `make test-page` runs; to `make test` they are too slow."""
 
+import os
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from pages import SITE, missing, served, watched
+from pages import SITE, served, watched
+
+collect_ignore_glob = [] if os.environ.get("PAGE_TESTS") else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
     """The site of `make page`."""
     if not (SITE / "models.json").is_file():
-        missing("no page in the folder site: run make page")
+        pytest.fail("no page in the folder site: run make page")
     with served(SITE) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    from playwright import sync_api as api
+
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next((found for name in names if (found := shutil.which(name))), None)
     if path is None:
-        missing("no Chromium on this machine: apt-get install chromium")
+        pytest.fail("no Chromium on this machine: apt-get install chromium")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

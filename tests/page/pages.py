@@ -2,23 +2,14 @@
 
 import functools
 import http.server
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent.parent
 SITE = ROOT / "site"
 SLOW = 20_000  # milliseconds; the page is quick, but a machine that runs tests may be busy
-
-
-def missing(reason: str) -> None:
-    if os.environ.get("PAGE_TESTS") == "must-run":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_arc
 import torch
-from pages import AGREE, cell, missing, opened, served
+from pages import AGREE, cell, opened, served
 
 from trm import page as building
 from trm import pretrained
@@ -82,7 +82,7 @@ def address(models, tmp_path_factory) -> Iterator[str]:
     try:
         building.build(models.items(), folder, check=3)
     except UserError as error:
-        missing(str(error))
+        pytest.fail(str(error))
     with served(folder) as address:
         yield address
 
