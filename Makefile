@@ -35,6 +35,8 @@ setup: .venv/ready
 	@$(PIP) --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
+# Tests start many processes: what one has compiled, the others take.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
