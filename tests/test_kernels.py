@@ -25,6 +25,7 @@ runs = pytest.mark.skipif(not (INTERPRETED or CUDA), reason="runs in the interpr
 # The kernels' float32 is exact; bfloat16 rounds to 2^-9, and the interpreter cuts instead of rounding.
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "bfloat16"])
+gates = pytest.mark.parametrize("gate", ["swiglu", "normed"])
 
 
 def sizes(name: str, *values: int) -> pytest.MarkDecorator:
@@ -124,7 +125,8 @@ def test_long_sequences_are_left_to_plain():
 
 
 @runs
-def test_the_operators_are_registered_as_torch_wants_them():
+@gates
+def test_the_operators_are_registered_as_torch_wants_them(gate: str):
     """Shapes without running, gradients, and tracing: what torch.compile relies on."""
     from trm.kernels import fused
 
@@ -132,8 +134,9 @@ def test_the_operators_are_registered_as_torch_wants_them():
     h = draw(2, 16, 16).to(DEVICE, torch.float32).requires_grad_()
     up, down = draw(512, 16).to(h.device, h.dtype), draw(16, 256).to(h.device, h.dtype)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
-    torch.library.opcheck(fused.tokens.mix, (h, up, down, True), test_utils=tests)
-    torch.library.opcheck(fused.channels.mix, (h, up, down, True, True), test_utils=tests)
+    normed = gate == "normed"
+    torch.library.opcheck(fused.tokens.mix, (h, up, down, normed), test_utils=tests)
+    torch.library.opcheck(fused.channels.mix, (h, up, down, normed, True), test_utils=tests)
     torch.library.opcheck(fused.channels.add_norm, (h, h.detach()), test_utils=tests)
 
 
@@ -146,10 +149,11 @@ MIXER = {"mixing": "mixer", "positions": "none"}
     ("options", "traced"),
     [
         (MIXER, False),
-        ({"kind": "hrm", "prefix": 2}, False),
+        ({"kind": "hrm"}, False),
         (MIXER | {"gate": "normed", "dtype": "bfloat16"}, True),
+        ({"prefix": 2}, True),
     ],
-    ids=["mixer", "hrm", "mixer_traced"],
+    ids=["mixer", "hrm", "mixer_traced", "attention_traced"],
 )
 def test_models_compute_the_same_with_fused_kernels(options: dict, traced: bool):
     """A whole step and its gradient; also as a graph that torch.compile traced through the kernels."""

@@ -125,6 +125,31 @@ def test_every_kind_of_state_is_resumed_exactly(tmp_path: Path, changes: dict):
     assert (whole / "last" / name).read_bytes() == (parts / "last" / name).read_bytes()
 
 
+def test_kill_at_any_moment_loses_nothing_that_was_saved(tmp_path: Path):
+    """SIGKILL at four moments of a run that spends much of its time saving; then it goes on to the end."""
+    settings = config(train={"steps": 40, "checkpoint_every": 1, "eval_every": 3})
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    train(settings, whole)
+    reached: list[int] = []
+    for delay in (0.02, 0.11, 0.26, 0.05):
+        before = checkpoint.steps_saved(folder / "checkpoints")
+        going_on = None if before else settings
+        (process,) = together.start(1, lambda new=going_on: train(new, folder), tmp_path / "log")
+        while checkpoint.steps_saved(folder / "checkpoints")[-1:] == before[-1:]:  # it is in the loop
+            assert not os.waitpid(process, os.WNOHANG)[0], (tmp_path / "log0").read_text()
+            time.sleep(0.01)
+        time.sleep(delay)
+        os.kill(process, signal.SIGKILL)
+        assert together.join([process]) == [-signal.SIGKILL]
+        reached.append(checkpoint.steps_saved(folder / "checkpoints")[-1])
+    assert reached == sorted(reached) and reached[0] < reached[-1]
+    assert train(None, folder).finished
+    assert weights(folder) == weights(whole)
+    assert not [path for path in folder.glob("**/.*") if path.name != ".metadata"], "drafts were left behind"
+    logged = [line["step"] for line in metrics(folder, "train")]
+    assert logged == list(range(1, 41)), "every step is logged once"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_say_how_to_go_on(tmp_path: Path, monkeypatch, number: signal.Signals):
     folder = tmp_path / "run"
@@ -296,6 +321,16 @@ def test_a_device_that_was_asked_for_must_be_there(tmp_path: Path):
     device = "mps" if torch.cuda.is_available() else "cuda"
     with pytest.raises(UserError, match=f"no device '{device}' here"):
         train(None, tmp_path / "run", compute={"device": device})
+
+
+def test_tiny_learns(tmp_path: Path):
+    """The recipe for tests reaches on unseen classes what no untrained or memorising model could."""
+    values = trm.load_recipe("tiny").model_dump()
+    values["train"] |= {"steps": 200, "eval_every": 200}
+    outcome = train(parse(RunConfig, values, "test"), tmp_path / "run")
+    assert outcome.best > 0.9
+    losses = [line["loss"] for line in metrics(tmp_path / "run", "train")]
+    assert losses[-1] < 0.2 * losses[0]
 
 
 # --- the folder of a run, and its data

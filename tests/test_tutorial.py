@@ -47,7 +47,6 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_unseen_puzzles_are_solved(folder):
-    """By a network that learned with the recipe for tests; no untrained or memorising one could."""
     printed = (folder / "printed").read_text()
     assert "n = 200" in printed
     (ema,) = re.findall(r"exact, stopping early\s+│\s+([\d.]+) %", printed)

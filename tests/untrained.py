@@ -15,15 +15,6 @@ from trm.puzzles.sudoku.config import SudokuConfig
 from trm.puzzles.table import Puzzles, from_arrays
 
 SMALL = {"width": 8, "heads": 2, "layers": 1, "inner": 8, "T": 2, "n": 2, "expansion": 0.1}
-
-
-def latin(size: int) -> GridConfig:
-    """Latin squares, which have three axes: the five of a Sudoku take torch three times as long."""
-    symbols = (".", *map(str, range(1, size + 1)))
-    rules = {"rows": "all_different", "columns": "all_different"}
-    return GridConfig(height=size, width=size, symbols=symbols, permute=symbols[1:], rules=rules)
-
-
 KINDS = {
     "single latent with registers": {**SMALL, "single_latent": True, "prefix": 3, "mixing": "mixer", "n": 1},
     "hrm with puzzle embeddings": {**SMALL, "kind": "hrm", "prefix": 2, "puzzle_width": 12, "n": 1},
@@ -36,7 +27,7 @@ FREE = {
     ),
     "candidates": (
         {**SMALL, "kind": "candidates", "mixing": "relations", "halting": "every", "conflict_head": True},
-        latin(5),
+        SudokuConfig(box_rows=2, box_cols=3),
     ),
 }
 

@@ -15,13 +15,14 @@ import onnx
 import pytest
 import torch
 from pages import ROOT
-from untrained import FREE, KINDS, drawn, latin, made
+from untrained import FREE, KINDS, drawn, made
 
 from trm import cli, export, pretrained
 from trm.errors import UserError
 from trm.models.candidates import Candidates
 from trm.models.embedding import OUT
 from trm.puzzles.maze.config import MazeConfig
+from trm.puzzles.sudoku.config import SudokuConfig
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_graphs_of_weights_for_every_board_take_other_boards(kind: str, exported
     assert check.answers_alike == 3
     about = json.loads((folder / "model.json").read_text())
     assert about["any_board"]
-    other = MazeConfig(height=6, width=4) if kind == "convolution" else latin(3)
+    other = MazeConfig(height=6, width=4) if kind == "convolution" else SudokuConfig(box_rows=2, box_cols=2)
     larger = made(options, other)
     larger.model.load_state_dict(made(options, family).model.state_dict())
     view, puzzles = export.View(larger.model), drawn(larger, 2)
@@ -93,11 +94,11 @@ def test_a_negative_token_rules_symbols_out(exported):
     runner = export.Runner(folder, json.loads((folder / "model.json").read_text()))
     model, view = found.model, export.View(found.model)
     assert isinstance(model, Candidates)
-    tokens_BL = torch.ones(1, 25, dtype=torch.long)
+    tokens_BL = torch.ones(1, 36, dtype=torch.long)
     tokens_BL[0, 3] = 4
-    kind_BLN = model.kinds_of(tokens_BL).view(1, 25, 5)
-    tokens_BL[0, 7], tokens_BL[0, 24] = -0b00101, -0b10000
-    kind_BLN[0, 7, [0, 2]] = kind_BLN[0, 24, 4] = OUT
+    kind_BLN = model.kinds_of(tokens_BL).view(1, 36, 6)
+    tokens_BL[0, 7], tokens_BL[0, 35] = -0b000101, -0b100000
+    kind_BLN[0, 7, [0, 2]] = kind_BLN[0, 35, 5] = OUT
     with torch.inference_mode():
         state = model.initial_state(1)
         values = {"tokens": tokens_BL.view(1, *view.cells).numpy()}
