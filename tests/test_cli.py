@@ -689,8 +689,15 @@ def test_data_like_others(capsys, here):
     maze = ["data", "maze", "--height", "9", "--width", "9", "--train", "2"]
     path = ["--min-path", "5", "--validation", "0", "--test", "0"]
     assert run(capsys, *maze, *path, "--out", "maze")[0] == 0
-    code, _, errors = run(capsys, *maze, "--like", "maze/train.csv", "--out", "c")
-    assert code == 2 and "of the family maze are not made like others: leave --like out" in errors
+    maze[-1] = "20"
+    assert run(capsys, *maze, "--like", "maze/train.csv", "--out", "c")[:2] == (
+        0,
+        "c/train.csv: 20 puzzles\n",
+    )
+    futoshiki = ["data", "futoshiki", "--side", "4", "--train", "2"]
+    assert run(capsys, *futoshiki, "--validation", "0", "--test", "0", "--out", "signs")[0] == 0
+    code, _, errors = run(capsys, *futoshiki, "--like", "signs/train.csv", "--out", "d")
+    assert code == 2 and "of the family futoshiki are not made like others: leave --like out" in errors
 
 
 def test_data_grid_says_what_went_to_each_split(capsys):

@@ -8,6 +8,7 @@ import torch
 
 from trm import rng
 from trm.errors import UserError
+from trm.puzzles.maze import family
 from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.maze.family import Maze
 from trm.puzzles.symmetry import dihedral_cells
@@ -177,6 +178,44 @@ def test_small_boards_with_many_images_still_fill_the_splits():
     task = Maze(MazeConfig(height=3, width=3))
     splits = generate(task, min_path=3)
     assert len(splits["train"][0]) == 30
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (5, 7)])
+def test_mazes_like_others_have_their_walls_and_are_as_long(height, width):
+    task = Maze(MazeConfig(height=height, width=width))
+    splits = generate(task, train=6, validation=4, min_path=9)
+    given, avoid = splits["train"], splits["validation"][0]
+    made = task.more_like(*given[:2], 60, 3, avoid, lambda found: None)
+    assert [each.dtype for each in made] == [each.dtype for each in given]
+    assert made[0].shape == made[1].shape == (60, height * width)
+    walls = [(maze == 1).astype(np.uint8) for maze in given[0]]
+    allowed = {task.canonical(wall) for wall in walls}
+    least = given[2].min()
+    for maze, answer, length in zip(*made, strict=True):
+        assert task.canonical((maze == 1).astype(np.uint8)) in allowed
+        assert np.array_equal(task.solve_exactly(maze), answer) and task.verify(maze, answer)
+        assert (answer == 5).sum() + 2 == length >= least
+    turned = {(maze == 1).astype(np.uint8).tobytes() for maze in made[0]}
+    assert len(turned - {wall.tobytes() for wall in walls}) > 6  # and they are turned
+    forms = {task.canonical(maze) for maze in made[0]}
+    assert len(forms) == 60 and not forms & {task.canonical(maze) for maze in (*given[0], *avoid)}
+    heard: list[int] = []
+    again = task.more_like(*given[:2], 20, 3, avoid, heard.append)
+    for few, many in zip(again, made, strict=True):
+        np.testing.assert_array_equal(few, many[:20])
+    assert heard == list(range(1, 21))
+    assert not np.array_equal(task.more_like(*given[:2], 20, 4, avoid, heard.append)[0], again[0])
+
+
+def test_more_mazes_like_others_than_there_are(monkeypatch):
+    monkeypatch.setattr(family, "_PATIENCE", 200)
+    task = Maze(MazeConfig(height=2, width=3))
+    maze_L = task.parse("S  " "##G")[None]  # fmt: skip
+    with pytest.raises(UserError, match=r"only \d of 50 other mazes were found before 200 tries"):
+        task.more_like(maze_L, maze_L, 50, 0, (), lambda found: None)
+    closed_L = task.parse("S# " "##G")[None]  # fmt: skip
+    with pytest.raises(UserError, match="no path joins S and G"):
+        task.more_like(closed_L, closed_L, 1, 0, (), lambda found: None)
 
 
 def test_picture_shows_path_change_and_damage():

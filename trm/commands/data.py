@@ -23,8 +23,9 @@ Args:
     out: Folder for train.csv, validation.csv and test.csv.
     board: Boards of the family.
     puzzles: Which puzzles, and how many.
-    like: File of puzzles with answers: the new ones have these answers and are about as hard, for training
-        alone, so that only --train counts (Sudokus only).
+    like: File of puzzles with answers, from which others are made that are about as hard: Sudokus with the
+        same solutions; mazes with the same walls, turned or mirrored, and other S and G. They are for
+        training alone, so that only --train counts.
     avoid: Files of puzzles to which no new one may be equivalent, separated by commas.
     seed: Seed of the generator.
 """

@@ -126,7 +126,7 @@ def more_like(
     progress: Callable[[int], None] = lambda found: None,
     avoid: Sequence[Puzzles] = (),
 ) -> Puzzles:
-    """Other puzzles with the answers of given ones: see `Family.more_like`."""
+    """Other puzzles made from given ones: see `Family.more_like`."""
     made = family.more_like(given.tokens_NL, given.answers_NL, count, seed, _boards(avoid), progress)
     return from_arrays(*made)
 

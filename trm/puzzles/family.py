@@ -193,10 +193,10 @@ class Family(ABC, Generic[C, G]):
         avoid: Iterable[np.ndarray],
         progress: Callable[[int], None],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Other puzzles with the answers of given ones, about as hard: tokens, answers and ratings.
+        """Other puzzles made from given ones, about as hard: tokens, answers and ratings.
 
-        No two puzzles are equivalent, nor the same as a given one or one to `avoid` (tokens, [L]). UserError
-        where the family cannot make such puzzles.
+        What they have in common is the family's choice. No two puzzles are equivalent, nor the same as a
+        given one or one to `avoid` (tokens, [L]). UserError where the family cannot make such puzzles.
         """
         raise UserError(
             f"puzzles of the family {self.config.name} are not made like others: leave --like out"

@@ -13,6 +13,7 @@ them, so they suit rollouts, and training only with care: on Maze-Hard they hurt
 Shapes: H height, W width, L = H * W cells, B batch.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import final
@@ -31,6 +32,7 @@ from trm.puzzles.maze.config import MazeConfig, MazeGeneratorConfig
 from trm.puzzles.symmetry import Symmetry, dihedral_cells, images_that_keep, turn
 
 _CHARS = "?# SGo"
+_PATIENCE = 5_000  # tries in a row without a new maze before mazes like others are given up
 _WALL, _FREE, _START, _GOAL, _PATH = range(1, 6)
 
 
@@ -160,6 +162,50 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
             count += total - len(chosen)  # a larger count only appends
         parts = cut(chosen[:total], wanted)
         return {name: (mazes_NL[part], answers_NL[part], lengths_N[part]) for name, part in parts.items()}
+
+    def more_like(
+        self,
+        tokens_NL: np.ndarray,
+        answers_NL: np.ndarray,
+        count: int,
+        seed: int,
+        avoid: Iterable[np.ndarray],
+        progress: Callable[[int], None],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mazes with the walls of given ones, turned or mirrored, and other S and G.
+
+        They are as far apart as in that of the given mazes where they are closest. The answers are made
+        anew, as the label among shortest paths does not turn with the maze.
+        """
+        for tokens_L in tokens_NL:
+            self.check(tokens_L)
+        least = min(paths.path_length(self._grid(tokens_L)) for tokens_L in tokens_NL)
+        images = images_that_keep(*self.shape)
+        draw = np.random.default_rng(seed)
+        different = Different(self.canonical(tokens_L) for tokens_L in itertools.chain(tokens_NL, avoid))
+        found: list[tuple[np.ndarray, np.ndarray, int]] = []
+        number = last_find = 0
+        while len(found) < count:
+            if number - last_find == _PATIENCE:
+                raise UserError(
+                    f"only {len(found)} of {count} other mazes were found before {_PATIENCE} tries in a row "
+                    "gave nothing new: ask for fewer, or give more mazes"
+                )
+            given_HW = self._grid(tokens_NL[number % len(tokens_NL)])
+            other_HW = paths.other_ends(given_HW, least, seed, number)
+            number += 1
+            if other_HW is None:
+                continue
+            other_HW = turn(other_HW, images[draw.integers(len(images))])
+            if not different.add(self.canonical(other_HW.ravel())):
+                continue
+            answer_HW = paths.shortest_path(other_HW)
+            assert answer_HW is not None  # S and G were drawn by how far apart they are
+            found.append((other_HW.ravel(), answer_HW.ravel(), paths.path_length(other_HW)))
+            last_find = number
+            progress(len(found))
+        mazes, answers, lengths = zip(*found, strict=True)
+        return np.stack(mazes), np.stack(answers), np.array(lengths, np.int32)
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None

@@ -168,6 +168,26 @@ def generate(
     return mazes_NHW, answers_NHW, lengths_N
 
 
+def other_ends(maze_HW: np.ndarray, min_path: int, seed: int, number: int) -> np.ndarray | None:
+    """The same walls with another S and G, drawn as `generate` draws them: a maze, uint8 [H, W].
+
+    A pure function of its arguments. None where no pair of a few random starts is far enough apart; then
+    another number may do.
+
+    Args:
+        maze_HW: tokens 0..4 with one S and one G, any integer type.
+        min_path: least number of cells of a shortest path, S and G included; 2 or more.
+        seed: any integer.
+        number: of the draw, 0 or more.
+
+    Raises:
+        UserError: the maze is malformed.
+    """
+    other_HW = _well_formed(maze_HW)
+    other_HW[other_HW > FREE] = FREE
+    return other_HW if _draw_ends(np.uint64(seed % 2**64), number, min_path, other_HW) else None
+
+
 def longest(height: int, width: int) -> int:
     """A bound on the cells of a shortest path: of four cells in a square it takes three at most.
 
@@ -310,11 +330,7 @@ def _search(seed, first_map, stop_map, low, high, min_path, maze_HW):
     A map is a pure function of (seed, its number). Returns (found, number of the next map to try).
     """
     height, width = maze_HW.shape
-    stride = width + 2
-    cells = (height + 2) * stride
-    distance_P = np.full(cells, _CLOSED, np.int32)
-    free_P, parent_P = np.empty(cells, np.int32), np.empty(cells, np.int32)
-    queue_P, reach_P = np.empty(cells, np.int32), np.empty(cells, np.int32)
+    distance_P, free_P, parent_P, queue_P, reach_P = _space(height, width)
     state = np.empty(1, np.uint64)
     for number in range(first_map, stop_map):
         state[0] = _mix(seed + _mix(np.uint64(number + 1)))
@@ -323,15 +339,56 @@ def _search(seed, first_map, stop_map, low, high, min_path, maze_HW):
         if free_count < min_path:
             continue
         start, goal = _draw_pair(
-            state, free_count, stride, min_path, distance_P, free_P, parent_P, queue_P, reach_P
+            state, free_count, width + 2, min_path, distance_P, free_P, parent_P, queue_P, reach_P
         )
         if start < 0:
             continue
         for row in range(height):
             for column in range(width):
-                open_cell = distance_P[(row + 1) * stride + column + 1] != _CLOSED
+                open_cell = distance_P[(row + 1) * (width + 2) + column + 1] != _CLOSED
                 maze_HW[row, column] = FREE if open_cell else WALL
-        maze_HW[start // stride - 1, start % stride - 1] = START
-        maze_HW[goal // stride - 1, goal % stride - 1] = GOAL
+        _mark(start, goal, maze_HW)
         return True, number + 1
     return False, stop_map
+
+
+@njit
+def _draw_ends(seed, number, min_path, maze_HW):
+    """Write S and G to a maze that has neither; whether a pair came through, as in `_draw_pair`."""
+    height, width = maze_HW.shape
+    distance_P, free_P, parent_P, queue_P, reach_P = _space(height, width)
+    free_count = 0
+    for row in range(height):
+        for column in range(width):
+            if maze_HW[row, column] == FREE:
+                cell = (row + 1) * (width + 2) + column + 1
+                distance_P[cell] = _UNSEEN
+                free_P[free_count] = cell
+                free_count += 1
+    state = np.empty(1, np.uint64)
+    state[0] = _mix(seed + _mix(np.uint64(number + 1)))
+    start, goal = _draw_pair(
+        state, free_count, width + 2, min_path, distance_P, free_P, parent_P, queue_P, reach_P
+    )
+    if start < 0:
+        return False
+    _mark(start, goal, maze_HW)
+    return True
+
+
+@njit
+def _space(height, width):
+    """Arrays to search a map in: distances, all closed, and room for free cells, parents, queue and reach."""
+    cells = (height + 2) * (width + 2)
+    distance_P = np.full(cells, _CLOSED, np.int32)
+    free_P, parent_P = np.empty(cells, np.int32), np.empty(cells, np.int32)
+    queue_P, reach_P = np.empty(cells, np.int32), np.empty(cells, np.int32)
+    return distance_P, free_P, parent_P, queue_P, reach_P
+
+
+@njit
+def _mark(start, goal, maze_HW):
+    """Write S and G where these cells of the bordered grid lie."""
+    stride = maze_HW.shape[1] + 2
+    maze_HW[start // stride - 1, start % stride - 1] = START
+    maze_HW[goal // stride - 1, goal % stride - 1] = GOAL
