@@ -136,8 +136,15 @@ def test_the_bundled_mini_knows_its_training_puzzles_in_any_disguise():
 
 
 def test_bundled_names_can_be_loaded():
+    size = 0
     for name in pretrained.bundled_names():
-        assert pretrained.load(name).family.length > 0
+        found = pretrained.load(name)
+        assert found.family.length > 0
+        assert {w.dtype for w in found.model.state_dict().values()} == {
+            torch.float32
+        }  # however they are kept
+        size += sum(path.stat().st_size for path in found.folder.iterdir())
+    assert size < 2_000_000
 
 
 def test_load_from_the_hub(folder, monkeypatch):

@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     inside = {name for name in names if not re.match(r"trm-[\d.]+\.dist-info/", name)}
     assert {name for name in inside if not name.startswith(VENDOR)} == package()
     assert {f"trm/recipes/{name}.yaml" for name in recipe_names()} <= inside
-    for weights in ("mini", "sudoku-9x9", "maze-30x30"):
+    for weights in ("mini", "sudoku-9x9", "sudoku-16x16", "maze-30x30"):
         assert f"trm/weights/{weights}/model.safetensors" in inside
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -193,6 +193,19 @@ def fitting(config: PretrainedConfig, text: str) -> FamilyConfig | None:
     return boards if alike or config.model.kind == "candidates" else None
 
 
+def closest(boards: Mapping[str, FamilyConfig], known: Mapping[str, PretrainedConfig]) -> str:
+    """The name of the weights whose training boards are most like the boards that each is to solve.
+
+    That is, just these boards; and otherwise, boards with nearly as many cells.
+    """
+
+    def unlike(name: str) -> tuple[bool, int]:
+        learned = known[name].family
+        return boards[name] != learned, abs(boards[name].build().length - learned.build().length)
+
+    return min(boards, key=unlike)
+
+
 def load(
     name: str | Path, compute: ComputeConfig | None = None, boards: FamilyConfig | None = None
 ) -> Pretrained:

@@ -295,7 +295,7 @@ def _summarize(tally: dict[bool | None, int], solver: "Solver", effort: Effort) 
 def _weights(model: str, puzzle: str, lines: "Lines | None") -> tuple[str, str]:
     """Weights that solve puzzles like the first of a text, and that puzzle: those asked for, or bundled ones.
 
-    Of the bundled ones those for boards of just this size come before those for every size.
+    Of the bundled ones that fit, those are taken that learned on boards most like it.
     """
     from trm import pretrained
     from trm.puzzles import records
@@ -316,11 +316,9 @@ def _weights(model: str, puzzle: str, lines: "Lines | None") -> tuple[str, str]:
         for text in reversed(shown[each])
         if (boards := pretrained.fitting(config, text)) is not None
     }
-    for each, (boards, text) in found.items():
-        if boards == configs[each].family:
-            return each, text
-    for each, (_, text) in found.items():
-        return each, text
+    if found:
+        best = pretrained.closest({each: boards for each, (boards, _) in found.items()}, configs)
+        return best, found[best][1]
     if model and not configs[model].model.any_board:  # the check of every puzzle says what is wrong
         return model, ""
     where = "" if lines is None else f"{lines.name}, first puzzle: "

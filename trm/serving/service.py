@@ -203,7 +203,7 @@ class Service:
             faults = [config.family.build().misfit(puzzles[0]) for config in asked.values()]
             fault = next(filter(None, faults), "the weights are for boards of other sizes")
             raise UserError(f"no model here fits the puzzle: {fault}")
-        name = next((n for n, boards in fits.items() if boards == self.configs[n].family), next(iter(fits)))
+        name = pretrained.closest(fits, self.configs)
         if (cells := fits[name].build().length) > self.limits.cells:
             raise UserError(f"the puzzle has {cells} cells: this server takes at most {self.limits.cells}")
         return name, self._solver(name, fits[name])
