@@ -35,13 +35,13 @@ setup: .venv/ready
 	@$(PIP) --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-# Tests start many processes: what one has compiled, the others take.
+# Tests start many processes: what one has compiled, the others take. Types are checked meanwhile.
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyrefly check
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pyrefly check & types=$$!; $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
+		&& { wait $$types || { echo 'Types do not fit: see what pyrefly says above.'; exit 1; }; }
 
 fuzz: setup
 	TRM_FUZZ_SECONDS=$${TRM_FUZZ_SECONDS:-3600} $(BIN)/pytest tests/fuzz

@@ -1,10 +1,16 @@
 """Settings shared by all tests."""
 
+import os
+
 import pytest
 import torch
 
 # The models of the tests are tiny: one thread each is fastest, and leaves the cores to parallel workers.
 torch.set_num_threads(1)
+
+# Where there is no GPU, Triton's interpreter runs the kernels; Triton asks for it when it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Workers take whole files, so that what a file prepares is prepared once; those that take longest come first.
 LONGEST = (

@@ -896,7 +896,7 @@ def test_process_solves_from_a_pipe_without_what_only_training_needs():
     """Both take as long to import as all else together."""
     code = (
         "import sys; from trm.cli import main\n"
-        "code = main(); print({'lightning', 'torch._dynamo'} & set(sys.modules)); sys.exit(code)"
+        "code = main(); print({'lightning_fabric', 'torch._dynamo'} & set(sys.modules)); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, *SOLVE, "-", "--brief"]
     done = subprocess.run(command, input=PUZZLES[0] + "\n", capture_output=True, text=True)

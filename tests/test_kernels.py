@@ -1,12 +1,10 @@
 """Fused kernels against plain PyTorch in float64, forward and backward.
 
-On a CUDA device they run there. Elsewhere Triton's interpreter runs them: it must be switched on before
-Triton is imported, so the tests run once more in a process of their own.
+On a CUDA device they run there. Elsewhere Triton's interpreter runs them (see `conftest`).
 """
 
-import os
-import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import tiny
@@ -17,10 +15,8 @@ from trm.errors import UserError
 from trm.kernels import choose, plain
 from trm.models import Problem
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA and not INTERPRETED else "cpu"
-runs = pytest.mark.skipif(not (INTERPRETED or CUDA), reason="runs in the interpreter's process")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+runs = pytest.mark.skipif(find_spec("triton") is None, reason="needs the package triton")
 
 # The kernels' float32 is exact; bfloat16 rounds to 2^-9, and the interpreter cuts instead of rounding.
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -36,15 +32,6 @@ def sizes(name: str, *values: int) -> pytest.MarkDecorator:
         for j, dtype in enumerate(BOUNDS)
     ]
     return pytest.mark.parametrize((name, "dtype", "gate"), turns)
-
-
-@pytest.mark.skipif(INTERPRETED or CUDA, reason="the tests below run here")
-def test_in_the_interpreter():
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", __file__, "-p", "no:cacheprovider", "-p", "no:xdist"]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def draw(*shape: int, scale: float = 1.0) -> Tensor:
@@ -79,7 +66,7 @@ def compare(name: str, dtype: torch.dtype, given: list[Tensor], *options: str) -
         without_gradient = getattr(choose("triton"), name)(*own, *options)
         assert distance(without_gradient, truth[0]) < BOUNDS[dtype]
         # On a device another choice of blocks may sum in another order.
-        assert not INTERPRETED or torch.equal(without_gradient, fused[0])
+        assert DEVICE == "cuda" or torch.equal(without_gradient, fused[0])
 
 
 @runs
@@ -194,10 +181,12 @@ def test_without_triton_the_reason_is_given(monkeypatch):
         tiny.make({"kernels": "triton"}, Problem(5, 4))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter needs no device")
+@runs
 @pytest.mark.parametrize("options", [{"mixing": "mixer"}, {}], ids=["mixer", "attention"])
-def test_without_a_cuda_device_the_reason_is_given(options: dict):
-    pytest.importorskip("triton")
+def test_without_a_cuda_device_the_reason_is_given(options: dict, monkeypatch):
+    from trm.kernels import fused
+
+    monkeypatch.setattr(fused, "INTERPRETED", False)  # which needs no device
     model = tiny.make({"width": 16, "heads": 2, "kernels": "triton"} | options, Problem(5, 4))
     tokens = torch.zeros(2, 4, dtype=torch.long)
     with pytest.raises(UserError, match="needs a CUDA device, not cpu"):

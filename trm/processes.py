@@ -24,7 +24,7 @@ from torch import Tensor
 from trm.errors import SaidElsewhere, UserError, first_line
 
 if TYPE_CHECKING:
-    from lightning.fabric.plugins.environments import ClusterEnvironment
+    from lightning_fabric.plugins.environments import ClusterEnvironment
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -231,7 +231,7 @@ def _environment() -> "ClusterEnvironment | None":
     if not elastic and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
         return None
     # Only now: importing it takes as long as importing torch does.
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     if elastic:
         return TorchElasticEnvironment()

@@ -20,7 +20,7 @@ from trm.recipe import RunConfig, about_recipe, load_config, load_recipe, recipe
 if TYPE_CHECKING:
     from trm.pretrained import PretrainedConfig
 
-_PACKAGES = ("torch", "numpy", "numba", "lightning", "safetensors", "tyro", "pydantic")
+_PACKAGES = ("torch", "numpy", "numba", "lightning-fabric", "safetensors", "tyro", "pydantic")
 
 
 def info(name: Positional[str] = "", /, *, full: bool = False, json: bool = False) -> int:

@@ -97,7 +97,8 @@ def _search(domains_L, less_K2, side, digits_N, limit):
     """Depth-first search; returns (solutions [k, L], guesses)."""
     cells = len(domains_L)
     stack = np.empty((cells + 1, cells), np.int64)  # candidates at each depth
-    stack[0] = domains_L
+    for i in range(cells):  # an assignment of whole rows would take a second to compile
+        stack[0, i] = domains_L[i]
     solutions = np.empty((limit, cells), np.uint8)
     depth = found = guesses = 0
     while depth >= 0 and found < limit:
@@ -110,7 +111,8 @@ def _search(domains_L, less_K2, side, digits_N, limit):
                     if stack[depth, cell] >> digit & 1:
                         bit = 1 << digit
                         break
-                stack[depth + 1] = stack[depth]
+                for i in range(cells):
+                    stack[depth + 1, i] = stack[depth, i]
                 stack[depth, cell] ^= bit  # what is left to search when the guess has failed
                 depth += 1
                 stack[depth, cell] = bit
@@ -129,7 +131,7 @@ def _propagate(candidates_L, less_K2, side):
     while changed:
         changed = False
         for k in range(len(less_K2)):
-            small, large = less_K2[k]
+            small, large = less_K2[k, 0], less_K2[k, 1]
             if candidates_L[small] == 0 or candidates_L[large] == 0:
                 return False
             below = candidates_L[small] & ((1 << _highest(candidates_L[large])) - 1)

@@ -304,7 +304,8 @@ def _draw_pair(state, free_count, stride, min_path, distance_P, free_P, parent_P
     every cell c that it meets: by the triangle inequality c sees no further than d(c, s) + d(s, f). So the
     first floods of a map rule out most later starts without a flood.
     """
-    reach_P[:] = free_count
+    for cell in range(len(reach_P)):
+        reach_P[cell] = free_count
     for _ in range(_STARTS_PER_MAP):
         start = free_P[int(_uniform(state) * free_count)]
         if reach_P[start] < min_path:
@@ -357,14 +358,7 @@ def _draw_ends(seed, number, min_path, maze_HW):
     """Write S and G to a maze that has neither; whether a pair came through, as in `_draw_pair`."""
     height, width = maze_HW.shape
     distance_P, free_P, parent_P, queue_P, reach_P = _space(height, width)
-    free_count = 0
-    for row in range(height):
-        for column in range(width):
-            if maze_HW[row, column] == FREE:
-                cell = (row + 1) * (width + 2) + column + 1
-                distance_P[cell] = _UNSEEN
-                free_P[free_count] = cell
-                free_count += 1
+    free_count = _take_map(maze_HW, distance_P, free_P)
     state = np.empty(1, np.uint64)
     state[0] = _mix(seed + _mix(np.uint64(number + 1)))
     start, goal = _draw_pair(
@@ -374,6 +368,20 @@ def _draw_ends(seed, number, min_path, maze_HW):
         return False
     _mark(start, goal, maze_HW)
     return True
+
+
+@njit
+def _take_map(maze_HW, distance_P, free_P):
+    """What `_draw_map` does, for the free cells of a maze."""
+    count = 0
+    for row in range(maze_HW.shape[0]):
+        for column in range(maze_HW.shape[1]):
+            if maze_HW[row, column] == FREE:
+                cell = (row + 1) * (maze_HW.shape[1] + 2) + column + 1
+                distance_P[cell] = _UNSEEN
+                free_P[count] = cell
+                count += 1
+    return count
 
 
 @njit

@@ -80,7 +80,9 @@ def checked(board_L: np.ndarray, box_rows: int, box_cols: int) -> np.ndarray:
             f"row {cell // n + 1}, column {cell % n + 1} holds {board_L[cell]}: "
             f"use 0 for a blank and 1 to {n} for digits"
         )
-    return np.ascontiguousarray(board_L, np.uint8)
+    return np.array(
+        board_L, np.uint8
+    )  # one of our own: for one that may not be written to, all would be compiled again
 
 
 def search(
