@@ -14,12 +14,18 @@ if not torch.cuda.is_available():
 
 # Workers take whole files, so that what a file prepares is prepared once; those that take longest come first.
 LONGEST = (
-    "test_tutorial",
     "test_processes",
     "test_cli",
+    "test_train",
     "test_chaos",
+    "test_tutorial",
     "test_kernels",
+    "test_inference",
+    "test_serving",
+    "test_sudoku_generator",
+    "test_release",
     "test_models",
+    "test_candidates",
 )
 
 

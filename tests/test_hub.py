@@ -5,14 +5,16 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from standin_hub import TOKEN, Hub
 
 import trm
@@ -153,7 +155,9 @@ def test_what_was_downloaded_serves_without_a_network(server: Hub, monkeypatch):
     assert same_weights("org/name")
 
 
-def test_a_download_that_breaks_off_leaves_nothing_that_is_taken_for_whole(server: Hub, capsys):
+def test_a_download_that_breaks_off_leaves_nothing_that_is_taken_for_whole(server: Hub, capsys, monkeypatch):
+    quick = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # before it is tried again
+    monkeypatch.setattr(file_download, "time", quick)
     model()
     hub.push("model", "org/name")
     server.broken["model.safetensors"] = "cut"
