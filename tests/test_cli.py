@@ -743,7 +743,7 @@ def test_info_of_a_recipe_a_model_a_run_and_a_file(capsys):
     assert set(json.loads(run(capsys, "info", "mini", "--json")[1])) == {"recipe", "model"}
     puzzles = json.loads(run(capsys, "info", "good.csv", "--json")[1])["puzzles"]
     assert (puzzles["puzzles"], puzzles["characters of a question"], puzzles["rating"]) == (8, 16, "1 to 1")
-    assert puzzles["bundled weights that fit"] == "sudoku-16x16, sudoku-9x9"
+    assert puzzles["bundled weights that fit"] == "sudoku-9x9, sudoku-16x16"
     rows = [[int(cell) for cell in ANSWER[at : at + 4]] for at in range(0, 16, 4)]
     Path("rows.json").write_text(json.dumps([{"question": rows}]))
     assert "sudoku-9x9" in run(capsys, "info", "rows.json")[1]
@@ -1024,13 +1024,23 @@ def test_bundled_weights_of_just_this_size_come_first(any_board: Path, tmp_path:
         (16, "sudoku-9x9"),
         (36, "mini"),
         (81, "sudoku-9x9"),
-        (144, "sudoku-9x9"),
+        (144, "sudoku-16x16"),
         (256, "sudoku-16x16"),
         (625, "sudoku-16x16"),
     ],
 )
 def test_of_the_bundled_weights_those_are_taken_that_learned_on_boards_most_like_it(cells: int, weights: str):
     assert solve._weights("", "." * cells, None) == (weights, "." * cells)
+
+
+@pytest.mark.parametrize(("lines", "size"), [(3, 64), (4, 64), (5, 64), (16, 16)])
+def test_lines_are_a_board_only_if_they_are_as_many_as_long(lines: int, size: int):
+    text = Path("lines.txt")
+    text.write_text(("." * size + "\n") * lines)
+    with records.opened(text) as opened:
+        weights, first = solve._weights("", "", opened)
+    wanted = ("sudoku-16x16", "\n".join(["." * 16] * 16)) if size == 16 else ("sudoku-9x9", "." * 64)
+    assert (weights, first) == wanted
 
 
 def test_weights_for_every_size_are_evaluated_on_the_size_of_the_data(capsys, any_board: Path):

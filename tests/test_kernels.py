@@ -3,8 +3,11 @@
 On a CUDA device they run there. Elsewhere Triton's interpreter runs them (see `conftest`).
 """
 
+import os
+import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import tiny
@@ -166,6 +169,22 @@ def test_models_compute_the_same_with_fused_kernels(options: dict, traced: bool)
 
 
 # Choosing them
+
+
+def test_they_can_be_made_without_the_interpreter():
+    """As on a machine that has Triton and no GPU: nothing runs, and the reason is given."""
+    pytest.importorskip("triton")
+    code = (
+        "import sys, torch, tiny; from trm.errors import UserError; from trm.models import Problem\n"
+        "model = tiny.make({'width': 16, 'heads': 2, 'kernels': 'triton'}, Problem(5, 4))\n"
+        "tokens = torch.zeros(2, 4, dtype=torch.long)\n"
+        "try: model(tokens, tokens[:, 0], model.initial_state(2))\n"
+        "except UserError as error: sys.exit(str(error))"
+    )
+    plain_environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    where = {"env": plain_environment, "cwd": Path(__file__).parent}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **where)
+    assert (done.returncode, done.stderr) == (1, "kernels triton needs a CUDA device, not cpu: use torch\n")
 
 
 def test_plain_is_the_default():

@@ -183,6 +183,15 @@ def make(weights) -> Iterator[Callable[..., Service]]:
         service.close()
 
 
+@pytest.mark.parametrize(("side", "name"), [(4, "sudoku-9x9"), (12, "sudoku-16x16"), (25, "sudoku-16x16")])
+def test_models_are_chosen_by_the_boards_on_which_they_learned(side: int, name: str):
+    service = Service(["sudoku-9x9", "sudoku-16x16"], ComputeConfig(device="cpu"), Limits())
+    try:
+        assert service._choose("", ["." * side**2])[0] == name
+    finally:
+        service.close()
+
+
 def test_bundled_models_are_chosen_by_the_puzzle():
     service = Service(["mini", "sudoku-9x9"], ComputeConfig(device="cpu"), Limits())
     six, nine, four = "..15....6.1.2......3.........3.6..21", "." * 81, PUZZLES[5]

@@ -184,26 +184,34 @@ def find(name: str | Path) -> tuple[Path, PretrainedConfig]:
 def fitting(config: PretrainedConfig, text: str) -> FamilyConfig | None:
     """The boards on which weights solve the puzzle in a text; None where they cannot."""
     family = config.family.build()
-    with contextlib.suppress(UserError):
-        family.parse(text)
-        return config.family
-    boards = family.resized(text) if config.model.any_board else None
+    boards = family.resized(text)
+    # Four lines of 64 cells have as many as a board of 16x16, and are none.
+    if boards is not None or len(text.splitlines()) == 1:
+        with contextlib.suppress(UserError):
+            family.parse(text)
+            return config.family
+    if boards is None or not config.model.any_board:
+        return None
     # Only candidates know no symbol by its token: other weights need the same vocabulary.
-    alike = boards is not None and boards.build().vocab_size == family.vocab_size
+    alike = boards.build().vocab_size == family.vocab_size
     return boards if alike or config.model.kind == "candidates" else None
 
 
-def closest(boards: Mapping[str, FamilyConfig], known: Mapping[str, PretrainedConfig]) -> str:
-    """The name of the weights whose training boards are most like the boards that each is to solve.
+def closest(boards: Mapping[str, FamilyConfig], known: Mapping[str, PretrainedConfig]) -> list[str]:
+    """Names of weights; those come first that learned on boards most like those that they are to solve.
 
-    That is, just these boards; and otherwise, boards with nearly as many cells.
+    That is, on just these boards; then on larger ones, as little larger as can be; then on the largest.
+
+    Args:
+        boards: by the name of weights, the boards on which they are to solve (see `fitting`).
+        known: by the same names, what weights say of themselves.
     """
 
-    def unlike(name: str) -> tuple[bool, int]:
-        learned = known[name].family
-        return boards[name] != learned, abs(boards[name].build().length - learned.build().length)
+    def unlike(name: str) -> tuple[bool, bool, int]:
+        wanted, learned = boards[name].build().length, known[name].family.build().length
+        return boards[name] != known[name].family, learned < wanted, abs(learned - wanted)
 
-    return min(boards, key=unlike)
+    return sorted(boards, key=unlike)
 
 
 def load(

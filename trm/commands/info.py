@@ -245,7 +245,7 @@ def _puzzles(name: str) -> dict[str, Any]:
         "characters of a question": sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         **({"rating": f"{min(ratings)} to {max(ratings)}"} if ratings else {}),
         "first": found[0].text[:80],
-        "bundled weights that fit": ", ".join(boards) or "none",
+        "bundled weights that fit": ", ".join(pretrained.closest(boards, known)) or "none",
     }
 
 

@@ -42,7 +42,7 @@ def serve(
 
     Args:
         models: Weights, each a model folder, a training run, bundled weights by name, or a hub repository. A
-            request that names none gets the first that fits its puzzle.
+            request that names none gets one that fits its puzzle and learned on boards most like it.
         host: Address to listen at; 0.0.0.0 is every one of this machine.
         port: Port to listen at; 0 is any that is free.
         site: A folder that `trm page` wrote: its models run in the browser and not here. Default: the page

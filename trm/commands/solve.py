@@ -317,7 +317,7 @@ def _weights(model: str, puzzle: str, lines: "Lines | None") -> tuple[str, str]:
         if (boards := pretrained.fitting(config, text)) is not None
     }
     if found:
-        best = pretrained.closest({each: boards for each, (boards, _) in found.items()}, configs)
+        best = pretrained.closest({each: boards for each, (boards, _) in found.items()}, configs)[0]
         return best, found[best][1]
     if model and not configs[model].model.any_board:  # the check of every puzzle says what is wrong
         return model, ""

@@ -118,8 +118,15 @@ class Family(ABC, Generic[C, G]):
         return [Sign("", "pad"), *(Sign(str(token), "symbol") for token in range(1, self.vocab_size))]
 
     def resized(self, text: str) -> FamilyConfig | None:
-        """Boards of this family in the size of a puzzle in a text; None where it shows no such board."""
-        return None
+        """Boards of this family in the size of a puzzle in a text; None where it shows no such board.
+
+        By default: boards of this size, and no others.
+        """
+        try:
+            self.parse(text)
+        except UserError:
+            return None
+        return self.config
 
     def misfit(self, text: str) -> str:
         """What keeps a text from being a puzzle of this family, in one of the sizes that `resized` knows."""

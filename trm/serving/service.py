@@ -188,7 +188,7 @@ class Service:
         solver.check_effort(effort)
 
     def _choose(self, model: str, puzzles: Sequence[str]) -> tuple[str, Solver]:
-        """Weights for puzzles: those asked for, or of those that fit the first, made for just its size."""
+        """Weights for puzzles: those asked for, or of those that fit the first, `closest` to it."""
         if model and model not in self.configs:
             raise UserError(f"no model {model[:40]!r} here: choose one of {', '.join(self.configs)}")
         if not puzzles:
@@ -203,7 +203,7 @@ class Service:
             faults = [config.family.build().misfit(puzzles[0]) for config in asked.values()]
             fault = next(filter(None, faults), "the weights are for boards of other sizes")
             raise UserError(f"no model here fits the puzzle: {fault}")
-        name = pretrained.closest(fits, self.configs)
+        name = pretrained.closest(fits, self.configs)[0]
         if (cells := fits[name].build().length) > self.limits.cells:
             raise UserError(f"the puzzle has {cells} cells: this server takes at most {self.limits.cells}")
         return name, self._solver(name, fits[name])

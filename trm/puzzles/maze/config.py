@@ -19,7 +19,8 @@ Generate mazes with long shortest paths, as in Maze-Hard; none is another one tu
 
 For example:
   trm data maze --out data/maze
-  trm data maze --height 10 --width 10 --min-path 18 --out data/maze-10x10"""
+  trm data maze --height 10 --width 10 --min-path 18 --out data/maze-10x10
+  trm data maze --like data/maze/train.csv --train 20000 --avoid data/maze/test.csv --out data/more"""
     for_command: ClassVar[dict[str, Any]] = GeneratorConfig.for_command | {"min_path": 110}
     min_path: int = Field(2, ge=2)
     """Least number of cells, S and G included, of a shortest path."""

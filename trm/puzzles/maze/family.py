@@ -174,7 +174,7 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mazes with the walls of given ones, turned or mirrored, and other S and G.
 
-        They are as far apart as in that of the given mazes where they are closest. The answers are made
+        S and G are at least as far apart as in the given maze with the shortest path. The answers are made
         anew, as the label among shortest paths does not turn with the maze.
         """
         for tokens_L in tokens_NL:
@@ -183,12 +183,13 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
         images = images_that_keep(*self.shape)
         draw = np.random.default_rng(seed)
         different = Different(self.canonical(tokens_L) for tokens_L in itertools.chain(tokens_NL, avoid))
-        found: list[tuple[np.ndarray, np.ndarray, int]] = []
-        number = last_find = 0
-        while len(found) < count:
+        mazes_NL, lengths_N = np.empty((count, self.length), np.uint8), np.empty(count, np.int32)
+        labels_NL = np.empty_like(mazes_NL)
+        found = number = last_find = 0
+        while found < count:
             if number - last_find == _PATIENCE:
                 raise UserError(
-                    f"only {len(found)} of {count} other mazes were found before {_PATIENCE} tries in a row "
+                    f"only {found} of {count} other mazes were found before {_PATIENCE} tries in a row "
                     "gave nothing new: ask for fewer, or give more mazes"
                 )
             given_HW = self._grid(tokens_NL[number % len(tokens_NL)])
@@ -201,11 +202,12 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
                 continue
             answer_HW = paths.shortest_path(other_HW)
             assert answer_HW is not None  # S and G were drawn by how far apart they are
-            found.append((other_HW.ravel(), answer_HW.ravel(), paths.path_length(other_HW)))
+            mazes_NL[found], labels_NL[found] = other_HW.ravel(), answer_HW.ravel()
+            lengths_N[found] = paths.path_length(other_HW)
+            found += 1
             last_find = number
-            progress(len(found))
-        mazes, answers, lengths = zip(*found, strict=True)
-        return np.stack(mazes), np.stack(answers), np.array(lengths, np.int32)
+            progress(found)
+        return mazes_NL, labels_NL, lengths_N
 
     def render(
         self, tokens_L: np.ndarray, answer_L: np.ndarray, previous_L: np.ndarray | None = None

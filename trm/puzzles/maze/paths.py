@@ -171,14 +171,14 @@ def generate(
 def other_ends(maze_HW: np.ndarray, min_path: int, seed: int, number: int) -> np.ndarray | None:
     """The same walls with another S and G, drawn as `generate` draws them: a maze, uint8 [H, W].
 
-    A pure function of its arguments. None where no pair of a few random starts is far enough apart; then
-    another number may do.
+    A pure function of its arguments. None where a few random starts find no goal that is far enough; another
+    number may.
 
     Args:
         maze_HW: tokens 0..4 with one S and one G, any integer type.
         min_path: least number of cells of a shortest path, S and G included; 2 or more.
         seed: any integer.
-        number: of the draw, 0 or more.
+        number: which draw, 0 or more.
 
     Raises:
         UserError: the maze is malformed.

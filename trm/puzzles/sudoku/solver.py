@@ -62,7 +62,7 @@ def layout(box_rows: int, box_cols: int) -> Layout:
 
 
 def checked(board_L: np.ndarray, box_rows: int, box_cols: int) -> np.ndarray:
-    """The board as contiguous uint8 [L].
+    """A copy of the board, contiguous uint8 [L].
 
     Raises:
         UserError: the board has another length or holds a digit above N.
@@ -80,9 +80,8 @@ def checked(board_L: np.ndarray, box_rows: int, box_cols: int) -> np.ndarray:
             f"row {cell // n + 1}, column {cell % n + 1} holds {board_L[cell]}: "
             f"use 0 for a blank and 1 to {n} for digits"
         )
-    return np.array(
-        board_L, np.uint8
-    )  # one of our own: for one that may not be written to, all would be compiled again
+    # Never the board itself: it may be read-only, and numba would compile all once more for that.
+    return np.array(board_L, np.uint8)
 
 
 def search(
