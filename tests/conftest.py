@@ -13,13 +13,14 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # Workers take whole files, so that what a file prepares is prepared once; those that take longest come first.
+# But the second does without numba: what the first compiles meanwhile is kept for all.
 LONGEST = (
     "test_processes",
+    "test_kernels",
     "test_cli",
     "test_train",
     "test_chaos",
     "test_tutorial",
-    "test_kernels",
     "test_inference",
     "test_serving",
     "test_sudoku_generator",
