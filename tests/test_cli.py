@@ -1041,6 +1041,8 @@ def test_lines_are_a_board_only_if_they_are_as_many_as_long(lines: int, size: in
         weights, first = solve._weights("", "", opened)
     wanted = ("sudoku-16x16", "\n".join(["." * 16] * 16)) if size == 16 else ("sudoku-9x9", "." * 64)
     assert (weights, first) == wanted
+    said = info._puzzles(str(text))
+    assert (said["puzzles"], said["first"]) == (1 if size == 16 else lines, first[:80])
 
 
 def test_weights_for_every_size_are_evaluated_on_the_size_of_the_data(capsys, any_board: Path):

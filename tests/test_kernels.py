@@ -139,7 +139,7 @@ MIXER = {"mixing": "mixer", "positions": "none"}
     ("options", "traced"),
     [
         (MIXER, False),
-        ({"kind": "hrm"}, False),
+        ({"kind": "hrm", "prefix": 2}, False),
         (MIXER | {"gate": "normed", "dtype": "bfloat16"}, True),
         ({"prefix": 2}, True),
     ],

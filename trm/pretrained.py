@@ -197,21 +197,31 @@ def fitting(config: PretrainedConfig, text: str) -> FamilyConfig | None:
     return boards if alike or config.model.kind == "candidates" else None
 
 
-def closest(boards: Mapping[str, FamilyConfig], known: Mapping[str, PretrainedConfig]) -> list[str]:
-    """Names of weights; those come first that learned on boards most like those that they are to solve.
+def that_fit(
+    known: Mapping[str, PretrainedConfig], readings: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[FamilyConfig, str]]:
+    """Of several weights those that solve a puzzle, by name: on which boards, and how the puzzle is read.
 
-    That is, on just these boards; then on larger ones, as little larger as can be; then on the largest.
+    Those come first that learned on boards most like the puzzle's: on just these; then on larger ones, as
+    little larger as can be; then on the largest.
 
     Args:
-        boards: by the name of weights, the boards on which they are to solve (see `fitting`).
-        known: by the same names, what weights say of themselves.
+        known: by the name of weights, what they say of themselves.
+        readings: by the same names, what the puzzle may be in a text, the likeliest first.
     """
+    found = {
+        name: (boards, text)
+        for name, config in known.items()
+        for text in reversed(readings[name])
+        if (boards := fitting(config, text)) is not None
+    }
 
     def unlike(name: str) -> tuple[bool, bool, int]:
-        wanted, learned = boards[name].build().length, known[name].family.build().length
-        return boards[name] != known[name].family, learned < wanted, abs(learned - wanted)
+        boards, learned = found[name][0], known[name].family
+        wanted, cells = boards.build().length, learned.build().length
+        return boards != learned, cells < wanted, abs(cells - wanted)
 
-    return sorted(boards, key=unlike)
+    return {name: found[name] for name in sorted(found, key=unlike)}
 
 
 def load(

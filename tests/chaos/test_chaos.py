@@ -29,7 +29,7 @@ from trm.inference import evaluate
 from trm.training import checkpoint, history, loop
 from trm.training.loop import train
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "3"))
 EVERY = int(os.environ.get("EVERY", "61"))
 SETTINGS = config(
     train={"steps": 8, "log_every": 1, "eval_every": 4, "checkpoint_every": 1, "loggers": ()},

@@ -226,13 +226,9 @@ def _puzzles(name: str) -> dict[str, Any]:
         }
     known = {each: pretrained.find(each)[1] for each in pretrained.bundled_names()}
     with reading.opened(path) as lines:
-        boards = {
-            each: fits
-            for each, config in known.items()
-            for text in reading.first(lines, config.family.build())
-            if (fits := pretrained.fitting(config, text)) is not None
-        }
-        likely = next(iter([*boards.values(), *(config.family for config in known.values())]))
+        shown = {each: reading.first(lines, config.family.build()) for each, config in known.items()}
+        fits = pretrained.that_fit(known, shown)
+        likely = next(iter([*(boards for boards, _ in fits.values()), *(c.family for c in known.values())]))
         found = list(reading.questions(lines, likely.build()))
     if not found:
         raise UserError(f"{name} holds no puzzles")
@@ -245,7 +241,7 @@ def _puzzles(name: str) -> dict[str, Any]:
         "characters of a question": sizes[0] if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         **({"rating": f"{min(ratings)} to {max(ratings)}"} if ratings else {}),
         "first": found[0].text[:80],
-        "bundled weights that fit": ", ".join(pretrained.closest(boards, known)) or "none",
+        "bundled weights that fit": ", ".join(fits) or "none",
     }
 
 

@@ -310,15 +310,8 @@ def _weights(model: str, puzzle: str, lines: "Lines | None") -> tuple[str, str]:
     }
     if lines is not None and not any(shown.values()):
         raise UserError(f"{lines.name} holds no puzzles")
-    found = {
-        each: (boards, text)
-        for each, config in configs.items()
-        for text in reversed(shown[each])
-        if (boards := pretrained.fitting(config, text)) is not None
-    }
-    if found:
-        best = pretrained.closest({each: boards for each, (boards, _) in found.items()}, configs)[0]
-        return best, found[best][1]
+    for each, (_, text) in pretrained.that_fit(configs, shown).items():
+        return each, text
     if model and not configs[model].model.any_board:  # the check of every puzzle says what is wrong
         return model, ""
     where = "" if lines is None else f"{lines.name}, first puzzle: "

@@ -188,25 +188,21 @@ class Service:
         solver.check_effort(effort)
 
     def _choose(self, model: str, puzzles: Sequence[str]) -> tuple[str, Solver]:
-        """Weights for puzzles: those asked for, or of those that fit the first, `closest` to it."""
+        """Weights for puzzles: those asked for, or those that learned on boards most like the first."""
         if model and model not in self.configs:
             raise UserError(f"no model {model[:40]!r} here: choose one of {', '.join(self.configs)}")
         if not puzzles:
             raise UserError("there are no puzzles: give at least one")
         asked = {model: self.configs[model]} if model else self.configs
-        fits = {
-            name: boards
-            for name, config in asked.items()
-            if (boards := pretrained.fitting(config, puzzles[0])) is not None
-        }
+        fits = pretrained.that_fit(asked, dict.fromkeys(asked, puzzles[:1]))
         if not fits:
             faults = [config.family.build().misfit(puzzles[0]) for config in asked.values()]
             fault = next(filter(None, faults), "the weights are for boards of other sizes")
             raise UserError(f"no model here fits the puzzle: {fault}")
-        name = pretrained.closest(fits, self.configs)[0]
-        if (cells := fits[name].build().length) > self.limits.cells:
+        name, (boards, _) = next(iter(fits.items()))
+        if (cells := boards.build().length) > self.limits.cells:
             raise UserError(f"the puzzle has {cells} cells: this server takes at most {self.limits.cells}")
-        return name, self._solver(name, fits[name])
+        return name, self._solver(name, boards)
 
     def _solver(self, name: str, boards: FamilyConfig) -> Solver:
         """A solver whose steps are joined; those of sizes that were asked for last are kept."""

@@ -203,7 +203,7 @@ class Maze(Family[MazeConfig, MazeGeneratorConfig]):
             answer_HW = paths.shortest_path(other_HW)
             assert answer_HW is not None  # S and G were drawn by how far apart they are
             mazes_NL[found], labels_NL[found] = other_HW.ravel(), answer_HW.ravel()
-            lengths_N[found] = paths.path_length(other_HW)
+            lengths_N[found] = (answer_HW == _PATH).sum() + 2  # S and G count
             found += 1
             last_find = number
             progress(found)
